@@ -1,0 +1,65 @@
+# One-word tasks. Everything runs from .venv, which `install` builds from requirements.lock and nothing else.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PYTEST_ARGS ?=
+
+GHZ_VERSION               := v0.121.0
+GRPCURL_VERSION           := v1.9.3
+GRPC_HEALTH_PROBE_VERSION := v0.4.40
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up down test lint format proto tools lock clean
+
+help: ## list the tasks
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1|/' | while IFS='|' read -r task text; do printf '  make %-10s %s\n' "$$task" "$$text"; done
+
+install: $(VENV)/.installed ## build .venv from the lock, when it is stale
+
+$(VENV)/.installed: requirements.lock pyproject.toml setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: install ## one order's way through the whole platform, on real servers
+	$(BIN)/trade2026 demo
+
+up: install ## start the whole platform on this machine (Ctrl-C stops it)
+	$(BIN)/trade2026 up
+
+down: install ## stop a platform that runs in the background
+	$(BIN)/trade2026 down
+
+test: install ## every test that needs no root
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: install ## format, lint, types, import rules, generated code
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@if [ -f tools/generate.py ]; then set -x; $(BIN)/python tools/generate.py --check; fi
+
+format: install ## put the code into shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+proto: install ## regenerate the committed gRPC code
+	$(BIN)/python tools/generate.py
+
+tools: $(VENV)/.tools ## build ghz, grpcurl and grpc-health-probe into .venv/bin
+
+$(VENV)/.tools: $(VENV)/.installed Makefile
+	GOBIN=$(abspath $(BIN)) GOTOOLCHAIN=local $(BIN)/go install github.com/bojand/ghz/cmd/ghz@$(GHZ_VERSION)
+	GOBIN=$(abspath $(BIN)) GOTOOLCHAIN=local $(BIN)/go install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL_VERSION)
+	GOBIN=$(abspath $(BIN)) GOTOOLCHAIN=local $(BIN)/go install github.com/grpc-ecosystem/grpc-health-probe@$(GRPC_HEALTH_PROBE_VERSION)
+	@touch $@
+
+lock: install ## recompile requirements.lock (newer versions where pyproject.toml allows them)
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --generate-hashes \
+	    --no-emit-index-url --no-emit-find-links --no-header --quiet -o requirements.lock
+	@! grep -nE '://|^--' requirements.lock
+
+clean: ## remove what the tasks built
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

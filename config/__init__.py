@@ -1,0 +1,1 @@
+"""Default configuration of each service, shipped as the package `services.config`."""

@@ -1,0 +1,1 @@
+"""The contracts, shipped as the package `trade2026.proto`."""

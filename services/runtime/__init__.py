@@ -1,0 +1,1 @@
+"""What every service shares: settings, connections, telemetry, supervision, gRPC and HTTP servers."""

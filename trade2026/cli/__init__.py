@@ -1,0 +1,1 @@
+"""The `trade2026` command: the whole platform on one machine."""
