@@ -1,0 +1,105 @@
+"""The state of one account."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from enum import StrEnum
+
+from services.ledger.numbers import ZERO, released_cost
+from services.ledger.order import Order, Side
+
+
+class TradingState(StrEnum):
+    ACTIVE = "active"
+    REDUCING = "reducing"
+    HALTED = "halted"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """One symbol of one account. Quantities in units of the instrument, money in the quote currency (USD)."""
+
+    symbol: str
+    quantity: Decimal = ZERO
+    """Signed: negative is short."""
+    cost: Decimal = ZERO
+    """Signed open cost of `quantity`; average price = cost ÷ quantity, for display only."""
+    realised: Decimal = ZERO
+    """Realised profit before fees."""
+    fees: Decimal = ZERO
+    open_buy: Decimal = ZERO
+    open_sell: Decimal = ZERO
+    buy_value: Decimal = ZERO
+    """Σ reserved unit value × open quantity of the buy orders; `sell_value` likewise."""
+    sell_value: Decimal = ZERO
+    adverse_loss: Decimal = ZERO
+    """Σ reserved adverse loss of both sides, ≥ 0."""
+    worst_fee: Decimal = ZERO
+    last_price: Decimal = ZERO
+    """Price of the last fill; 0 before the first."""
+
+    def with_fill(self, side: Side, quantity: Decimal, price: Decimal, fee: Decimal) -> "Position":
+        """Books a fill. `quantity` > 0. Reductions release cost pro rata; what crosses zero opens anew."""
+        signed = quantity if side is Side.BUY else -quantity
+        held = self.quantity
+        closed = min(abs(held), quantity) if held and (held > 0) != (signed > 0) else ZERO
+        cost, realised = self.cost, self.realised
+        if closed:
+            released = released_cost(cost, closed, abs(held))
+            closing = -closed if signed < 0 else closed
+            realised += -closing * price - released
+            cost -= released
+        opened = quantity - closed
+        cost += (opened if signed > 0 else -opened) * price
+        return replace(
+            self, quantity=held + signed, cost=cost, realised=realised, fees=self.fees + fee, last_price=price
+        )
+
+    def with_reserved(self, order: Order, quantity: Decimal) -> "Position":
+        """Adds the reservation of `order` for `quantity` units; a negative `quantity` releases it."""
+        held = order.reservation
+        value = quantity * held.unit_value
+        loss = self.adverse_loss + quantity * held.unit_loss
+        fee = self.worst_fee + quantity * held.unit_fee
+        if order.side is Side.BUY:
+            return replace(
+                self,
+                open_buy=self.open_buy + quantity,
+                buy_value=self.buy_value + value,
+                adverse_loss=loss,
+                worst_fee=fee,
+            )
+        return replace(
+            self,
+            open_sell=self.open_sell + quantity,
+            sell_value=self.sell_value + value,
+            adverse_loss=loss,
+            worst_fee=fee,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Everything the checks need to know of an account; orders are records of their own."""
+
+    account: str
+    incarnation: str
+    """Names the life of the stored data; a rebuild begins a new one."""
+    opening_cash: Decimal
+    cash: Decimal
+    registered: bool = False
+    """The registry of opened accounts has confirmed the account; nothing is reserved before."""
+    trading_state: TradingState = TradingState.ACTIVE
+    limits: Mapping[str, Decimal] = field(default_factory=dict)
+    """Overrides of configured limits by their configuration key."""
+    open_orders: int = 0
+    event_seq: int = 0
+    """Number of the account's last event; events are numbered from 1 without gaps."""
+    applied_seq: int = 0
+    """Stream sequence of the last venue report that was applied."""
+    foreign_exec_ids: tuple[str, ...] = ()
+    """The latest fills without a known order, so that a repeated one is recognised."""
+    positions: Mapping[str, Position] = field(default_factory=dict)
+
+    def position(self, symbol: str) -> Position:
+        return self.positions.get(symbol) or Position(symbol)
