@@ -1,0 +1,5 @@
+"""Supervision of the parts."""
+
+
+class Stack:
+    """Placeholder."""

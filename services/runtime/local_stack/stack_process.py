@@ -1,0 +1,5 @@
+"""The whole platform as one part."""
+
+
+class StackProcess:
+    """Placeholder."""

@@ -1,0 +1,67 @@
+"""What tests of every kind share: waiting for a condition, and names that no other test uses."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import psutil
+
+T = TypeVar("T")
+
+
+async def eventually(
+    condition: Callable[[], T | Awaitable[T]], *, within_sec: float = 5.0, every_sec: float = 0.02
+) -> T:
+    """First true value of a condition, a function or a coroutine function; an AssertionError at the deadline.
+
+    A condition may also assert: its AssertionError counts as not yet true, and the last one is the reason.
+    """
+    deadline = time.monotonic() + within_sec
+    while True:
+        reason: object
+        try:
+            outcome = condition()
+            value = await outcome if inspect.isawaitable(outcome) else outcome
+            if value:
+                return value
+            reason = value
+        except AssertionError as error:
+            reason = error
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not true within {within_sec} s; last: {reason!r}")
+        await asyncio.sleep(every_sec)
+
+
+def wait_until(condition: Callable[[], T], *, within_sec: float = 5.0, every_sec: float = 0.02) -> T:
+    """`eventually` for a test that is not a coroutine."""
+    deadline = time.monotonic() + within_sec
+    while True:
+        reason: object
+        try:
+            value = condition()
+            if value:
+                return value
+            reason = value
+        except AssertionError as error:
+            reason = error
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not true within {within_sec} s; last: {reason!r}")
+        time.sleep(every_sec)
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, be it reaped or not."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def unique_account(prefix: str = "account") -> str:
+    """An account name that no other test uses."""
+    return f"{prefix}_{uuid.uuid4().hex[:12]}"
