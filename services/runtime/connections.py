@@ -1,0 +1,182 @@
+"""The one place that opens connections to Valkey, NATS and QuestDB, with the options that safety needs.
+
+None of these clients repeats a command by itself: whether something may be done twice is decided by the
+caller.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import nats
+import psycopg
+import redis.asyncio
+from nats.aio.client import Client as NatsClient
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
+
+from services.runtime.telemetry import get_logger
+
+VALKEY_TIMEOUT_SEC: Final = 1.0
+NATS_CONNECT_TIMEOUT_SEC: Final = 2
+NATS_RECONNECT_WAIT_SEC: Final = 0.1
+QUESTDB_CONNECT_TIMEOUT_SEC: Final = 3
+
+_log = get_logger("runtime.connections")
+
+
+def open_valkey(
+    url: str,
+    db: int,
+    max_connections: int,
+    *,
+    timeout_sec: float = VALKEY_TIMEOUT_SEC,
+    name: str = "trade2026",
+) -> "redis.asyncio.Redis":
+    """A client with up to `max_connections` connections, opened at first use; callers beyond wait
+    `timeout_sec`.
+
+    Answers are bytes, the protocol is RESP3. A command that gets no answer in `timeout_sec` raises
+    `redis.exceptions.TimeoutError` or `ConnectionError` and *may have been carried out*: nothing is sent
+    again.
+    """
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        url,
+        db=db,
+        max_connections=max_connections,
+        timeout=timeout_sec,
+        socket_timeout=timeout_sec,
+        socket_connect_timeout=timeout_sec,
+        retry=Retry(NoBackoff(), 0),
+        retry_on_timeout=False,
+        client_name=name,
+        protocol=3,
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
+    )
+    return redis.asyncio.Redis(connection_pool=pool)
+
+
+async def open_nats(
+    url: str,
+    name: str,
+    *,
+    on_disconnected: Callable[[], Awaitable[None]] | None = None,
+    on_reconnected: Callable[[], Awaitable[None]] | None = None,
+    on_closed: Callable[[], Awaitable[None]] | None = None,
+) -> NatsClient:
+    """A connection that re-opens itself for ever; the first one is awaited for ever too (bound it with a
+    timeout).
+
+    A publish while disconnected raises at once instead of being kept and sent later. A frozen server is
+    noticed within three seconds. `on_closed` is called when the library gives up for good: that has to end
+    the worker.
+    """
+    client = NatsClient()
+
+    async def disconnected() -> None:
+        # What was not on the wire yet would be sent after the reconnection, when its sender has given up long
+        # ago.
+        client._pending.clear()
+        client._pending_data_size = 0
+        _log.warning("nats disconnected", connection=name)
+        if on_disconnected is not None:
+            await on_disconnected()
+
+    async def reconnected() -> None:
+        _log.info("nats reconnected", connection=name)
+        if on_reconnected is not None:
+            await on_reconnected()
+
+    async def closed() -> None:
+        if on_closed is not None:
+            await on_closed()
+
+    async def failed(error: Exception) -> None:
+        _log.debug("nats error", connection=name, error=f"{type(error).__name__}: {error}")
+
+    await client.connect(
+        servers=url.split(","),
+        name=name,
+        pending_size=-1,
+        ping_interval=1,
+        max_outstanding_pings=2,
+        allow_reconnect=True,
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=NATS_RECONNECT_WAIT_SEC,  # type: ignore[arg-type] # it is slept
+        connect_timeout=NATS_CONNECT_TIMEOUT_SEC,
+        disconnected_cb=disconnected,
+        reconnected_cb=reconnected,
+        closed_cb=closed,
+        error_cb=failed,
+    )
+    return client
+
+
+class QuestdbPool:
+    """A few autocommitting connections by the PostgreSQL wire, opened when needed, dropped when they fail."""
+
+    def __init__(self, pg_url: str, size: int, timeout_sec: float) -> None:
+        self._pg_url = pg_url
+        self._timeout_sec = timeout_sec
+        self._free: asyncio.LifoQueue[psycopg.AsyncConnection[Any] | None] = asyncio.LifoQueue()
+        for _ in range(size):
+            self._free.put_nowait(None)
+        self._closed = False
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator["psycopg.AsyncConnection[Any]"]:
+        """Lends a connection; waits while all are lent. Raises `psycopg.Error` when QuestDB cannot be
+        reached.
+
+        After any exception the connection is closed, because its state is unknown; the next one is fresh.
+        """
+        held = await self._free.get()
+        try:
+            if held is None or held.closed:
+                held = None
+                held = await psycopg.AsyncConnection.connect(
+                    self._pg_url, autocommit=True, connect_timeout=QUESTDB_CONNECT_TIMEOUT_SEC
+                )
+            yield held
+        except BaseException:
+            if held is not None:
+                await held.close()
+            held = None
+            raise
+        finally:
+            if self._closed and held is not None:
+                await held.close()
+                held = None
+            self._free.put_nowait(held)
+
+    async def execute(self, query: Any, parameters: Any = None) -> list[tuple[Any, ...]]:
+        """Runs one statement and returns its rows (none for a statement without a result).
+
+        Raises `psycopg.Error`, or `TimeoutError` when no answer came within the pool's timeout.
+        """
+        async with asyncio.timeout(self._timeout_sec), self.connection() as connection:
+            cursor = await connection.execute(query, parameters)
+            return await cursor.fetchall() if cursor.description is not None else []
+
+    async def ping(self) -> None:
+        """Returns when QuestDB answers; the health probe."""
+        await self.execute("SELECT 1")
+
+    async def close(self) -> None:
+        """Closes the idle connections; lent ones are closed when they come back."""
+        self._closed = True
+        for _ in range(self._free.qsize()):
+            held = self._free.get_nowait()
+            if held is not None:
+                await held.close()
+            self._free.put_nowait(None)
+
+
+def open_questdb(pg_url: str, *, size: int = 2, timeout_sec: float = 30.0) -> QuestdbPool:
+    """A pool of up to `size` connections; nothing is opened before the first use."""
+    return QuestdbPool(pg_url, size, timeout_sec)
+
+
+__all__ = ["NatsClient", "QuestdbPool", "nats", "open_nats", "open_questdb", "open_valkey"]

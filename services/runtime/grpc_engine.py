@@ -1,0 +1,273 @@
+"""The one module that opens gRPC servers.
+
+`open_server` wires an engine with everything that each of our servers has: the services, with every call
+counted against a bound and every exception mapped by the one table, `grpc.health.v1` fed by the health board,
+and reflection that also resolves methods. The engine itself is behind `Engine`, so a second one stands beside
+grpcio's.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import grpc
+from google.protobuf import descriptor_pool
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+
+from services.runtime.errors import ResourceExhausted, ServiceError
+from services.runtime.health import HealthBoard, Status
+from services.runtime.rpc_status import abort_with
+from services.runtime.settings import ServiceSettings, SettingsError
+from services.runtime.telemetry import get_logger
+
+MAX_RECEIVE_BYTES: Final = 4 << 20
+MAX_SEND_BYTES: Final = 32 << 20
+KEEPALIVE_MS: Final = 30_000
+PING_TIMEOUT_MS: Final = 10_000
+
+Handler = Any
+"""grpc.RpcMethodHandler, which is generic for the type checker alone."""
+
+_log = get_logger("runtime.grpc")
+
+
+class Engine(Protocol):
+    """What a gRPC server of any engine does."""
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]) -> None: ...
+
+    def add_insecure_port(self, address: str) -> int: ...
+
+    async def start(self) -> None: ...
+
+    async def stop(self, grace: float | None) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcService:
+    """One service of a server."""
+
+    full_name: str
+    """`DESCRIPTOR.services_by_name[...].full_name`, such as "trade2026.risk.v1.RiskService"."""
+    add: Callable[[Any, Any], None]
+    """The generated `add_…Servicer_to_server`."""
+    servicer: object
+
+
+class Admission:
+    """Bounds the calls that are open at once in this worker; shared by gRPC and REST."""
+
+    __slots__ = ("in_flight", "limit", "refused")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.in_flight = 0
+        self.refused = 0
+
+    def refusal(self) -> ResourceExhausted:
+        """Counts a refused call and makes its error."""
+        self.refused += 1
+        return ResourceExhausted(f"more than {self.limit} calls are open")
+
+
+class GrpcServer:
+    """A running server."""
+
+    def __init__(self, engine: Engine, port: int) -> None:
+        self._engine = engine
+        self.port = port
+        """The TCP port it listens on."""
+
+    async def stop(self, grace_sec: float) -> None:
+        """Stops accepting, waits up to `grace_sec` for open calls, then cancels them."""
+        await self._engine.stop(grace_sec)
+
+
+async def open_server(
+    settings: ServiceSettings,
+    services: Sequence[GrpcService],
+    health_board: HealthBoard,
+    *,
+    workers: int = 1,
+    admission: Admission | None = None,
+) -> GrpcServer:
+    """Opens the gRPC server of `settings` (host, grpc_port, grpc_engine) and starts it.
+
+    Raises `SettingsError` when the engine is not available and `OSError` when the port is taken.
+    """
+    admission = Admission(settings.grpc_max_in_flight) if admission is None else admission
+    engine = _new_engine(settings, workers)
+    for service in services:
+        _register(engine, service, admission)
+    names = [service.full_name for service in services]
+    _serve_health(engine, names, health_board)
+    _serve_reflection(engine, names)
+    address = f"[{settings.host}]" if ":" in settings.host else settings.host
+    try:
+        port = engine.add_insecure_port(f"{address}:{settings.grpc_port or 0}")
+    except RuntimeError as error:
+        raise OSError(f"gRPC cannot listen on {address}:{settings.grpc_port}: {error}") from None
+    await engine.start()
+    return GrpcServer(engine, port)
+
+
+def _new_engine(settings: ServiceSettings, workers: int) -> Engine:
+    if settings.grpc_engine != "grpcio":
+        raise SettingsError(f"service.grpc_engine: {settings.grpc_engine} is not available in this build")
+    return grpc.aio.server(
+        options=(
+            ("grpc.so_reuseport", 1 if workers > 1 else 0),
+            ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
+            ("grpc.max_send_message_length", MAX_SEND_BYTES),
+            ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+            ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
+            ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
+            ("grpc.keepalive_permit_without_calls", 1),
+            # Our own clients find a frozen server by pings; they must not be disconnected for them.
+            ("grpc.http2.max_ping_strikes", 0),
+        )
+    )
+
+
+class _Recorder:
+    """Takes the handlers that the generated registration function would give to a server."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, Handler] = {}
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Generic handlers hold the same methods; the named ones are kept."""
+
+    def add_registered_method_handlers(
+        self, service_name: str, method_handlers: Mapping[str, Handler]
+    ) -> None:
+        self.handlers.update(method_handlers)
+
+
+def _register(engine: Engine, service: GrpcService, admission: Admission) -> None:
+    recorder = _Recorder()
+    service.add(service.servicer, recorder)
+    guarded = {
+        name: _guarded(handler, f"{service.full_name}/{name}", admission)
+        for name, handler in recorder.handlers.items()
+    }
+    engine.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, guarded),))
+
+
+def _guarded(handler: Handler, method: str, admission: Admission) -> Handler:
+    if handler.unary_unary is not None:
+        return grpc.unary_unary_rpc_method_handler(
+            _guarded_unary(handler.unary_unary, method, admission),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+    if handler.unary_stream is not None:
+        return grpc.unary_stream_rpc_method_handler(
+            _guarded_stream(handler.unary_stream, method, admission),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+    raise TypeError(f"{method}: only unary and server-streaming methods are served")
+
+
+def _guarded_unary(
+    behaviour: Callable[[Any, Any], Awaitable[Any]], method: str, admission: Admission
+) -> Callable[[Any, Any], Awaitable[Any]]:
+    async def call(request: Any, context: Any) -> Any:
+        if admission.in_flight >= admission.limit:
+            await abort_with(context, admission.refusal())
+        admission.in_flight += 1
+        try:
+            return await behaviour(request, context)
+        except (ServiceError, Exception) as error:
+            return await _ended(context, method, error)
+        finally:
+            admission.in_flight -= 1
+
+    return call
+
+
+def _guarded_stream(
+    behaviour: Callable[[Any, Any], AsyncIterator[Any]], method: str, admission: Admission
+) -> Callable[[Any, Any], AsyncIterator[Any]]:
+    async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+        if admission.in_flight >= admission.limit:
+            await abort_with(context, admission.refusal())
+        admission.in_flight += 1
+        try:
+            async for response in behaviour(request, context):
+                yield response
+        except (ServiceError, Exception) as error:
+            await _ended(context, method, error)
+        finally:
+            admission.in_flight -= 1
+
+    return call
+
+
+async def _ended(context: Any, method: str, error: Exception) -> None:
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if not isinstance(error, ServiceError):
+        _log.error("call failed", method=method, error=type(error).__name__, exc_info=error)
+    await abort_with(context, error)
+
+
+def _serve_health(engine: Engine, names: Sequence[str], board: HealthBoard) -> None:
+    servicer = health.aio.HealthServicer()
+    recorder = _Recorder()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, recorder)  # type: ignore[arg-type]
+    engine.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(health.SERVICE_NAME, recorder.handlers),)
+    )
+    loop = asyncio.get_running_loop()
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def tell(status: Status) -> None:
+        answer = health_pb2.HealthCheckResponse
+        for name in ("", *names):
+            await servicer.set(name, answer.NOT_SERVING if status == "unhealthy" else answer.SERVING)
+
+    def changed(status: Status) -> None:
+        task = loop.create_task(tell(status), name="grpc health")
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    board.on_change(changed)
+
+
+class _EnclosingSymbolPool:
+    """A descriptor pool that finds the file of a method by the file of its service.
+
+    `ghz` and `grpcurl` ask reflection for `package.Service.Method`, which the Python pool does not know as a
+    symbol.
+    """
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    def FindFileContainingSymbol(self, symbol: str) -> Any:
+        while True:
+            try:
+                return self._pool.FindFileContainingSymbol(symbol)
+            except KeyError:
+                symbol, dot, _ = symbol.rpartition(".")
+                if not dot:
+                    raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+
+def _serve_reflection(engine: Engine, names: Sequence[str]) -> None:
+    servicer = reflection.aio.ReflectionServicer(
+        (*names, health.SERVICE_NAME, reflection.SERVICE_NAME),
+        pool=_EnclosingSymbolPool(descriptor_pool.Default()),
+    )
+    recorder = _Recorder()
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, recorder)  # type: ignore[no-untyped-call]
+    engine.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(reflection.SERVICE_NAME, recorder.handlers),)
+    )

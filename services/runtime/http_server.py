@@ -1,0 +1,105 @@
+"""HTTP in the worker's own event loop: uvicorn on a socket that is bound here, without its signal
+handlers."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import uvicorn
+
+BACKLOG: Final = 4096
+KEEP_ALIVE_SEC: Final = 75
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals belong to the worker, which stops its servers in order."""
+        yield
+
+
+class HttpServer:
+    """A running HTTP server."""
+
+    def __init__(self, server: _Server, task: asyncio.Task[None], port: int, grace_sec: float) -> None:
+        self._server = server
+        self._task = task
+        self._grace_sec = grace_sec
+        self.port = port
+        """The TCP port it listens on."""
+
+    async def stop(self) -> None:
+        """Stops accepting, lets open requests finish (up to the grace), closes the connections."""
+        self._server.should_exit = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._grace_sec + 1):
+                await self._task
+
+
+async def serve(
+    app: Any,
+    host: str,
+    port: int,
+    reuse_port: bool = False,
+    *,
+    grace_sec: float = 10.0,
+    on_failure: Callable[[BaseException], None] | None = None,
+) -> HttpServer:
+    """Serves the ASGI application `app`; returns when it accepts connections.
+
+    `reuse_port`: several workers share the port. `on_failure` is told if the server ends without `stop` (use
+    `context.fail`). Raises `OSError` when the port is taken.
+    """
+    listener = bind(host, port, reuse_port)
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        loop="none",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_SEC,
+        timeout_graceful_shutdown=max(1, round(grace_sec)),
+    )
+    server = _Server(config)
+    task = asyncio.get_running_loop().create_task(server.serve([listener]), name=f"http {port}")
+
+    def ended(done: asyncio.Task[None]) -> None:
+        if done.cancelled() or server.should_exit or on_failure is None:
+            return
+        on_failure(done.exception() or RuntimeError("the HTTP server ended"))
+
+    task.add_done_callback(ended)
+    while not server.started:
+        if task.done():
+            task.result()
+            raise OSError(f"HTTP cannot listen on {host}:{port}")
+        await asyncio.sleep(0.001)
+    return HttpServer(server, task, listener_port(listener, port), grace_sec)
+
+
+def bind(host: str, port: int, reuse_port: bool) -> socket.socket:
+    """A bound socket that does not listen yet. Raises `OSError` when the port is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind((host, port))
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def listener_port(listener: socket.socket, port: int) -> int:
+    """The port that the system chose when `port` was 0."""
+    return port or int(listener.getsockname()[1])

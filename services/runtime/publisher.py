@@ -1,0 +1,174 @@
+"""Publishing to JetStream with many messages in flight on one connection.
+
+One inbox subscription takes all acknowledgements, one future stands for each message. Nothing is ever sent
+twice by itself: the outcome of a message whose acknowledgement did not come is `PublishUnknown`, and the
+caller settles it by publishing again under the same message id.
+"""
+
+import asyncio
+from typing import Final
+
+import msgspec
+from nats.aio.client import Client as NatsClient
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import (
+    ConnectionClosedError,
+    ConnectionDrainingError,
+    MaxPayloadError,
+    OutboundBufferLimitError,
+)
+
+DEFAULT_TIMEOUT_SEC: Final = 5.0
+
+# Errors after which the server has certainly not stored the message (err_code of its answer).
+_NOT_STORED: Final = frozenset(
+    {
+        10047,  # storage resources exceeded
+        10054,  # message larger than the stream allows
+        10060,  # expected stream does not match
+        10071,  # wrong last sequence
+        10077,  # store refused it: maximum messages or bytes reached with discard=new
+        10109,  # stream sealed
+    }
+)
+
+
+class PublishError(Exception):
+    """A message was not acknowledged."""
+
+
+class PublishUnknown(PublishError):
+    """No acknowledgement came: the message may be stored, now or a little later."""
+
+
+class PublishRefused(PublishError):
+    """The message is certainly not stored: the stream is full or missing, or it never left this process."""
+
+
+class PubAck(msgspec.Struct, frozen=True, gc=False):
+    """The server's acknowledgement: the message is stored."""
+
+    stream: str
+    sequence: int = msgspec.field(name="seq")
+    """Sequence of the stored message; of the first one for a duplicate."""
+    duplicate: bool = False
+    """A message with this id had been stored before; this one was dropped."""
+
+
+class _ApiError(msgspec.Struct, gc=False):
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class _Answer(msgspec.Struct, gc=False):
+    stream: str = ""
+    seq: int = 0
+    duplicate: bool = False
+    error: _ApiError | None = None
+
+
+_decode: Final = msgspec.json.Decoder(_Answer).decode
+
+
+class Publisher:
+    """Publishes on one connection. One a worker is enough; `start` before use, `close` at the end."""
+
+    def __init__(self, client: NatsClient, max_in_flight: int = 16_384) -> None:
+        """More than `max_in_flight` unacknowledged messages are refused at once."""
+        self._client = client
+        self._max_in_flight = max_in_flight
+        self._loop = asyncio.get_running_loop()
+        self._inbox = client.new_inbox()
+        self._waiting: dict[str, asyncio.Future[PubAck]] = {}
+        self._next = 0
+        self._subscription: Subscription | None = None
+
+    async def start(self) -> None:
+        """Subscribes to the acknowledgements."""
+        self._subscription = await self._client.subscribe(f"{self._inbox}.*", cb=self._on_answer)
+        await self._client.flush()
+
+    @property
+    def in_flight(self) -> int:
+        """Messages whose outcome is not known yet."""
+        return len(self._waiting)
+
+    async def publish(
+        self, subject: str, payload: bytes, msg_id: str, timeout: float = DEFAULT_TIMEOUT_SEC
+    ) -> PubAck:
+        """Publishes one message and returns when the stream has stored it.
+
+        `msg_id` makes it recognisable for the stream's duplicate window. Raises `PublishRefused` when it is
+        certainly not stored, and `PublishUnknown` when no answer came within `timeout` seconds, when the
+        connection broke, or when the server's error leaves it open. A cancelled call's message may be stored
+        as well.
+        """
+        if len(self._waiting) >= self._max_in_flight:
+            raise PublishRefused(f"{self._max_in_flight} messages are in flight")
+        self._next += 1
+        token = str(self._next)
+        future: asyncio.Future[PubAck] = self._loop.create_future()
+        self._waiting[token] = future
+        timer = self._loop.call_later(timeout, self._expire, token, timeout)
+        try:
+            try:
+                await self._client.publish(
+                    subject, payload, reply=f"{self._inbox}.{token}", headers={"Nats-Msg-Id": msg_id}
+                )
+            except (OutboundBufferLimitError, ConnectionClosedError, ConnectionDrainingError) as error:
+                raise PublishRefused("not connected") from error
+            except MaxPayloadError as error:
+                raise PublishRefused(f"{len(payload)} bytes are more than the server takes") from error
+            return await future
+        finally:
+            timer.cancel()
+            self._waiting.pop(token, None)
+
+    def connection_lost(self) -> None:
+        """To be called when the connection broke: everything in flight becomes `PublishUnknown` at once."""
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(PublishUnknown("the connection broke before the acknowledgement"))
+
+    async def close(self) -> None:
+        """Ends the subscription; messages in flight become `PublishUnknown`."""
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(PublishUnknown("the publisher was closed before the acknowledgement"))
+        if self._subscription is not None and not self._client.is_closed:
+            await self._subscription.unsubscribe()
+
+    def _expire(self, token: str, timeout: float) -> None:
+        future = self._waiting.get(token)
+        if future is not None and not future.done():
+            future.set_exception(PublishUnknown(f"no acknowledgement in {timeout:g} s"))
+
+    async def _on_answer(self, message: Msg) -> None:
+        future = self._waiting.get(message.subject.rpartition(".")[2])
+        if future is None or future.done():
+            return
+        outcome = _outcome(message)
+        if isinstance(outcome, PubAck):
+            future.set_result(outcome)
+        else:
+            future.set_exception(outcome)
+
+
+def _outcome(message: Msg) -> PubAck | PublishError:
+    if not message.data:
+        status = (message.headers or {}).get("Status", "")
+        if status == "503":
+            return PublishRefused("no stream takes this subject")
+        return PublishUnknown(f"empty answer, status {status or 'missing'}")
+    try:
+        answer = _decode(message.data)
+    except msgspec.DecodeError as error:
+        return PublishUnknown(f"unreadable acknowledgement: {error}")
+    if answer.error is not None:
+        text = f"{answer.error.description} ({answer.error.err_code})"
+        return PublishRefused(text) if answer.error.err_code in _NOT_STORED else PublishUnknown(text)
+    if not answer.stream:
+        return PublishUnknown("the answer is no acknowledgement")
+    return PubAck(answer.stream, answer.seq, answer.duplicate)
