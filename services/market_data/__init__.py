@@ -1,0 +1,1 @@
+"""Replays a recorded trading day as live ticks, and stores the days before it as history."""

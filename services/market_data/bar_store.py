@@ -1,0 +1,116 @@
+"""Keeps the table `daily_bars` equal to the shifted history, over midnights, outages and wiped disks."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final
+
+import psycopg
+from nats.errors import Error as NatsError
+from nats.js.errors import Error as JetStreamError
+
+from services.market_data.bars import Bar
+from services.market_data.dates import Shift, midnight, utc_day
+from services.questdb.schema import DAILY_BARS, ensure_tables
+from services.questdb.writes import TIMEOUT_SEC, Row
+from services.runtime.clock import Clock
+from services.runtime.connections import QuestdbPool
+from services.runtime.metrics import counter, gauge
+from services.runtime.telemetry import get_logger
+
+_RETRY_SEC: Final = 1.0
+_rewritten: Final = counter("market_data_history_written", "Times that the daily bars were written")
+_shift_days: Final = gauge("market_data_history_shift_days", "Whole days by which the history is moved")
+_log = get_logger("market_data.bar_store")
+
+
+class BarStore:
+    """Writes the history when what is stored differs from it."""
+
+    def __init__(
+        self,
+        pool: QuestdbPool,
+        bars: Sequence[Bar],
+        clock: Clock,
+        check_interval_sec: float,
+        choose: "Callable[[date], Any]",
+    ) -> None:
+        """`bars` are the recorded history; `choose(today)` is awaited for the shift of a UTC day."""
+        self._pool = pool
+        self._bars = bars
+        self._clock = clock
+        self._check_interval_sec = check_interval_sec
+        self._choose = choose
+        self.shift: Shift | None = None
+        """The shift in use; None before it was chosen."""
+
+    async def run(self) -> None:
+        """Looks every interval, and just after every UTC midnight, until cancelled."""
+        failing = False
+        while True:
+            try:
+                await self.check()
+            except (psycopg.Error, NatsError, JetStreamError, OSError, TimeoutError) as error:
+                if not failing:
+                    _log.warning("daily bars wait", error=f"{type(error).__name__}: {error}".strip())
+                failing = True
+            else:
+                failing = False
+            await asyncio.sleep(_RETRY_SEC if failing else self._until_next_look())
+
+    async def check(self) -> bool:
+        """Chooses the shift, compares, writes what differs; True when it wrote.
+
+        Raises what NATS and QuestDB raise when they do not answer.
+        """
+        today = utc_day(self._clock.now_ns())
+        self.shift = await self._choose(today)
+        assert self.shift is not None
+        _shift_days.set(self.shift.days)
+        rows = shifted_rows(self._bars, self.shift.days)
+        await ensure_tables(self._pool, DAILY_BARS)
+        if await self._stored_ends() == (rows[0][0], rows[-1][0], len(rows)):
+            return False
+        await self._write(rows)
+        _rewritten.inc()
+        _log.info(
+            "daily bars written", bars=len(rows), first=str(rows[0][0].date()), last=str(rows[-1][0].date())
+        )
+        return True
+
+    async def _write(self, rows: Sequence[Row]) -> None:
+        # One statement is one transaction: a reader sees the old history or the new one, never a mixture.
+        values = [value for row in rows for value in row]
+        async with asyncio.timeout(TIMEOUT_SEC):
+            await self._pool.execute(DAILY_BARS.insert(len(rows)), values)
+        # What another shift left outside the new range; bars inside it were replaced.
+        for side, bound in (("<", rows[0][0]), (">", rows[-1][0])):
+            text = bound.strftime("%Y-%m-%dT%H:%M:%S.000000Z")
+            await self._pool.execute(
+                f"ALTER TABLE {DAILY_BARS.name} DROP PARTITION WHERE timestamp {side} '{text}'"
+            )
+
+    async def _stored_ends(self) -> tuple[datetime, datetime, int] | None:
+        query = f"SELECT min(timestamp), max(timestamp), count() FROM {DAILY_BARS.name}"
+        ((first, last, count),) = await self._pool.execute(query)
+        if not count:
+            return None
+        return first.replace(tzinfo=UTC), last.replace(tzinfo=UTC), count
+
+    def _until_next_look(self) -> float:
+        now_ns = self._clock.now_ns()
+        tomorrow = midnight(utc_day(now_ns) + timedelta(days=1))
+        return min(self._check_interval_sec, max(0.0, tomorrow.timestamp() - now_ns / 1e9) + 0.01)
+
+
+def shifted_rows(bars: Sequence[Bar], days: int) -> list[tuple[Any, ...]]:
+    """The rows of `daily_bars` for `bars` moved by `days`, ordered as the bars are."""
+    move = timedelta(days=days)
+    return [
+        (
+            midnight(bar.day + move),
+            bar.symbol,
+            *map(str, (bar.open, bar.high, bar.low, bar.close, bar.volume)),
+        )
+        for bar in bars
+    ]

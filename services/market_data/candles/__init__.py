@@ -1,0 +1,1 @@
+"""Recorded candles as package data; README.md says where they come from."""

@@ -1,0 +1,1 @@
+"""QuestDB: the tables, what fills them from the streams, and the questions asked of them."""
