@@ -49,7 +49,7 @@ class Sent:
 
 
 def traffic(seed: int, accounts: list[str]) -> list[dict[str, Any]]:
-    """Mostly limits that fill at once; some stops rest far from the market, and half of these get canceled."""
+    """Mostly limits that fill at once; some stops rest far from the market, half of these get canceled."""
     choose = random.Random(seed)
     orders: list[dict[str, Any]] = []
     for number in range(ORDERS):
