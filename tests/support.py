@@ -7,16 +7,22 @@ import inspect
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 import psutil
 
 T = TypeVar("T")
 
 
+@overload
 async def eventually(
-    condition: Callable[[], T | Awaitable[T]], *, within_sec: float = 5.0, every_sec: float = 0.02
-) -> T:
+    condition: Callable[[], Awaitable[T]], *, within_sec: float = ..., every_sec: float = ...
+) -> T: ...
+@overload
+async def eventually(condition: Callable[[], T], *, within_sec: float = ..., every_sec: float = ...) -> T: ...
+async def eventually(
+    condition: Callable[[], Any], *, within_sec: float = 5.0, every_sec: float = 0.02
+) -> Any:
     """First true value of a condition, a function or a coroutine function; an AssertionError at the deadline.
 
     A condition may also assert: its AssertionError counts as not yet true, and the last one is the reason.
