@@ -8,6 +8,7 @@ a point become `Decimal` from their text, never through a binary float.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from importlib import resources
@@ -27,7 +28,11 @@ from pydantic import (
 )
 
 PREFIX: Final = "TRADE2026_"
+SERVICES: Final = frozenset({"risk", "oms", "live_gateway", "market_data"})
+"""Whose variables the environment may hold."""
 CONFIG_DIR_VARIABLE: Final = "TRADE2026_CONFIG_DIR"
+_INTEGER: Final = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
+_VARIABLE: Final = re.compile(rf"{PREFIX}([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*)__.+")
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -176,7 +181,7 @@ def load_settings(service: str, model: type[S], environ: Mapping[str, str] | Non
     origin: dict[str, str] = {}
     for variable, path, value in _overrides(service, model, environ):
         _place(raw, path, value, variable)
-        origin[".".join(path)] = f"{variable}"
+        origin[".".join(path)] = variable
     try:
         return model.model_validate(raw)
     except ValidationError as error:
@@ -232,7 +237,16 @@ def _exact_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Decimal:
     return number
 
 
+def _decimal_integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    text = str(loader.construct_scalar(node))
+    if not _INTEGER.fullmatch(text):
+        # YAML 1.1 reads 010 as 8 and 1:30 as 90.
+        raise yaml.MarkedYAMLError(problem=f"write {text} in decimal digits", problem_mark=node.start_mark)
+    return int(text)
+
+
 _ExactLoader.add_constructor("tag:yaml.org,2002:float", _exact_number)
+_ExactLoader.add_constructor("tag:yaml.org,2002:int", _decimal_integer)
 
 
 def _parse_file(source: str, text: str) -> dict[str, Any]:
@@ -254,11 +268,21 @@ def _overrides(
 ) -> list[tuple[str, tuple[str, ...], object]]:
     """The environment's (variable, path of the key, parsed value), sorted so that errors are stable."""
     prefix = f"{PREFIX}{service.upper()}__"
+    _refuse_unknown_services(service, environ)
     found = []
     for variable in sorted(name for name in environ if name.startswith(prefix)):
         path = tuple(part.lower() for part in variable[len(prefix) :].split("__"))
         found.append((variable, path, _parse_variable(variable, path, model, environ[variable])))
     return found
+
+
+def _refuse_unknown_services(service: str, environ: Mapping[str, str]) -> None:
+    """A mistyped service name would make its variable silently count for nobody."""
+    named = {match[1].lower(): name for name in environ if (match := _VARIABLE.fullmatch(name))}
+    unknown = named.keys() - {service} - SERVICES
+    if unknown:
+        variable = min(named[name] for name in unknown)
+        raise SettingsError(f"{variable}: there is no such service")
 
 
 def _parse_variable(variable: str, path: tuple[str, ...], model: type[BaseModel], text: str) -> object:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import uvloop
 
 from services.ledger.numbers import install_context
+from services.runtime.metrics import fold
 from services.runtime.service import EXIT_FAILED, EXIT_SETTINGS, ServiceDefinition, WorkerContext
 from services.runtime.settings import ServiceConfig, SettingsError
 from services.runtime.supervisor import HEARTBEAT_VARIABLE, SUPERVISOR_VARIABLE
@@ -39,6 +40,7 @@ def run_worker(definition: ServiceDefinition[Any], settings: ServiceConfig, inde
         _log.error("worker failed", error=f"{type(error).__name__}: {error}", exc_info=error)
         return EXIT_FAILED
     finally:
+        fold()
         flush_logs()
 
 
@@ -97,6 +99,7 @@ class _Heartbeat:
 
     def beat(self) -> None:
         """Beats now and again every 250 ms."""
+        fold()
         if self._pipe < 0:
             return
         try:

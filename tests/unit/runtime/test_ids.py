@@ -1,0 +1,42 @@
+import time
+
+from services.runtime.ids import new_order_id, new_ulid
+
+ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def value_of(ulid: str) -> int:
+    value = 0
+    for character in ulid:
+        value = value * 32 + ALPHABET.index(character)
+    return value
+
+
+def test_a_ulid_is_26_characters_of_128_bits() -> None:
+    ulid = new_ulid()
+    assert len(ulid) == 26
+    assert value_of(ulid) < 1 << 128
+
+
+def test_the_first_48_bits_of_a_ulid_are_the_milliseconds_of_its_making() -> None:
+    before = time.time_ns() // 1_000_000
+    moment = value_of(new_ulid()) >> 80
+    assert before <= moment <= time.time_ns() // 1_000_000
+
+
+def test_ulids_differ_and_use_every_random_bit() -> None:
+    ulids = {new_ulid() for _ in range(2000)}
+    assert len(ulids) == 2000
+    ones = zeros = 0
+    for ulid in ulids:
+        ones |= value_of(ulid)
+        zeros |= ~value_of(ulid)
+    random_bits = (1 << 80) - 1
+    assert ones & random_bits == random_bits
+    assert zeros & random_bits == random_bits
+
+
+def test_an_order_id_holds_its_account() -> None:
+    account, _, ulid = new_order_id("desk-7_a").rpartition("-")
+    assert account == "desk-7_a"
+    assert len(ulid) == 26
