@@ -9,13 +9,15 @@ from setuptools import find_packages, setup
 
 setup(
     packages=[
-        *find_packages(include=["trade2026", "trade2026.*", "services", "services.*", "gateway_http", "gateway_http.*"]),
+        *find_packages(
+            include=["trade2026", "trade2026.*", "services", "services.*", "gateway_http", "gateway_http.*"]
+        ),
         "services.config",
         "trade2026.proto",
     ],
     package_dir={"services.config": "config", "trade2026.proto": "proto"},
     package_data={
-        "": ["py.typed", "*.lua", "*.pyi"],
+        "": ["py.typed", "*.lua", "*.pyi", "*.csv"],
         "services.config": ["backend/*/config.yaml"],
         "trade2026.proto": ["trade2026/*/*/*.proto"],
     },

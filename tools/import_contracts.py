@@ -12,7 +12,7 @@ from importlinter.domain.helpers import module_expressions_to_modules
 class StandardLibraryOnly(Contract):
     """Each of `modules` imports only from the standard library and from `modules`.
 
-    They are dotted names, `**` stands for everything below a package. A name without a wildcard that does not exist
+    They are dotted names, `**` stands for all below a package. A name without a wildcard that does not exist
     breaks the contract, so that a rename does not end it silently.
     """
 
