@@ -54,7 +54,7 @@ async def run(context: WorkerContext[MarketDataConfig]) -> None:
         raise SettingsError(f"replay.day: there are no daily bars before {settings.replay.day}")
     market = Market(settings.replay, recorded[-1].day)
     health = HealthBoard(settings.monitoring.health_check_interval_sec)
-    health.register("nats", True, lambda: client.flush(timeout=1))
+    health.register("nats", True)
     server = await serve(
         health_app(health, market), settings.service.host, settings.service.port, on_failure=context.fail
     )
@@ -136,12 +136,18 @@ async def _connected(context: WorkerContext[MarketDataConfig], health: HealthBoa
     stopping = asyncio.ensure_future(context.stop.wait())
     await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
-    if not opening.done():
-        opening.cancel()
-        await asyncio.wait([opening])
+    if context.stop.is_set():
+        while not opening.done():
+            # More than once: in a client that is just between two attempts, a cancellation can get lost.
+            opening.cancel()
+            await asyncio.wait([opening], timeout=0.1)
+        if not opening.cancelled() and opening.exception() is None:
+            await opening.result().close()
         return None
+    client = opening.result()
+    health.register("nats", True, lambda: client.flush(timeout=1))
     health.report("nats", True)
-    return opening.result()
+    return client
 
 
 class Market:
@@ -154,7 +160,7 @@ class Market:
         self.bars: BarStore | None = None
 
     def state(self) -> dict[str, object]:
-        """The replayed day, where in it the prices are, and how the dates are shifted; null = not known yet."""
+        """The replayed day, where in it prices are, and how the dates are shifted; null = not known yet."""
         shift = None if self.bars is None else self.bars.shift
         ends = None if shift is None else self._history_last + timedelta(days=shift.days)
         return {
