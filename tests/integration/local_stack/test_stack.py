@@ -124,7 +124,7 @@ def test_part_that_ignores_the_signal_is_killed_and_said(heard: Heard, tmp_path:
     stack.stop()
     assert pid is not None
     assert is_gone(pid)
-    assert heard.count("stubborn: did not end by itself, killed") == 1
+    assert heard.count("stubborn: killed because it did not end by itself") == 1
 
 
 def test_child_that_a_part_leaves_behind_ends_with_it(heard: Heard, tmp_path: Path) -> None:
