@@ -1,0 +1,1 @@
+"""The risk service: pre-trade checks on the shared account ledger."""
