@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         "name", metavar="NAME", help="part, such as oms; `stack` is the supervisor in the background"
     )
     logs.add_argument("-f", "--follow", action="store_true", help="go on as it grows")
-    logs.add_argument("-n", "--lines", type=_positive, default=200, metavar="N", help="last lines (200)")
+    logs.add_argument("-n", "--lines", type=_positive, metavar="N", help="only the last N lines")
 
     demo = commands.add_parser("demo", help="show one order's way through a platform of its own")
     demo.set_defaults(command=_demo)
@@ -161,7 +162,7 @@ def _logs(options: argparse.Namespace) -> int:
         print(f"no log of {options.name} in {folder.data}; there are: {known}", file=sys.stderr)
         return 1
     with path.open(encoding="utf-8", errors="replace") as log:
-        sys.stdout.writelines(log.readlines()[-options.lines :])
+        sys.stdout.writelines(log if options.lines is None else deque(log, options.lines))
         sys.stdout.flush()
         while options.follow:
             sys.stdout.write(log.read())
@@ -174,7 +175,3 @@ def _demo(_: argparse.Namespace) -> int:
     from trade2026.cli.demo import run
 
     return run()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -35,7 +35,7 @@ class PartStatus:
 def up_command(options: StackOptions) -> Sequence[str]:
     """The command that runs a stack in the foreground with these options."""
     return [
-        *(sys.executable, "-P", "-m", "trade2026.cli.main", "up"),
+        *(sys.executable, "-P", "-m", "trade2026.cli", "up"),
         *("--data", str(options.data)),
         *("--port-offset", str(options.port_offset)),
         *("--workers", str(options.workers)),

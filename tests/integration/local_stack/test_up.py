@@ -26,7 +26,7 @@ SERVERS = {"valkey", "nats", "questdb"}
 def trade2026(*arguments: str | Path | int) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "trade2026.cli.main", *map(str, arguments)],
+        [sys.executable, "-m", "trade2026.cli", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=170,
@@ -116,7 +116,7 @@ def test_logs_follow_prints_what_is_logged_later(stack: StackProcess) -> None:
     command = [
         sys.executable,
         "-m",
-        "trade2026.cli.main",
+        "trade2026.cli",
         "logs",
         "valkey",
         "-f",
