@@ -31,6 +31,8 @@ class Denied:
     """A new order failed a check, or was abandoned before its reservation came (a tombstone)."""
 
     order: Order
+    abandoned: bool = False
+    """A tombstone: no outcome of a check, so not remembered under the client order id."""
 
 
 @dataclass(frozen=True, slots=True)

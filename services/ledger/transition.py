@@ -54,9 +54,9 @@ def transition(account: Account | None, order: Order | None, command: Command, n
     """Applies `command`.
 
     `account` is the account's state (None: not open); `order` is the record of the order that the command
-    names, or for `Reserve` and `Abandon` of the one that holds the same order id or client order id; None when
-    there is none. `now_ns` is the time of the change. Raises `AccountMissing` for anything but `Open` on no
-    account.
+    names, or for `Reserve` and `Abandon` of the one that holds the same order id or client order id; None
+    when there is none. `now_ns` is the time of the change. Raises `AccountMissing` for anything but `Open`
+    on no account.
     """
     if isinstance(command, c.Open):
         if account is not None:
@@ -110,7 +110,7 @@ def _abandon(account: Account, known: Order | None, command: c.Abandon, now_ns: 
             created_ns=now_ns,
             updated_ns=now_ns,
         )
-        return (e.Denied(tombstone),), Outcome(Effect.DONE, tombstone)
+        return (e.Denied(tombstone, abandoned=True),), Outcome(Effect.DONE, tombstone)
     if known.order_id != command.order.order_id:
         same = known.digest == command.order.digest
         return (), Outcome(Effect.REPEATED if same else Effect.CONFLICT, known)

@@ -1,0 +1,141 @@
+"""The stored and published form of the domain: JSON whose numbers carry the exact decimal text.
+
+`Commit` is what one commit did, as it stands in the outbox; a LEDGER message is a JSON array of consecutive
+commits of one account.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+
+from services.ledger.account import Account, Position
+from services.ledger.events import EVENT_TYPES, Event
+from services.ledger.order import Order
+
+VERSION: Final = 1
+
+_ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
+_ORDER: Final = msgspec.json.Decoder(Order)
+_ACCOUNT: Final = msgspec.json.Decoder(Account)
+_POSITION: Final = msgspec.json.Decoder(Position)
+_NAMES: Final[dict[type[Any], str]] = {kind: name for name, kind in EVENT_TYPES.items()}
+_EVENT_DECODERS: Final = {name: msgspec.json.Decoder(kind) for name, kind in EVENT_TYPES.items()}
+
+encode: Final = _ENCODER.encode
+"""Any value of the domain as JSON."""
+
+
+class UnknownFormat(ValueError):
+    """Bytes that are not what this version of the codec writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What one commit did to one account. `seq` numbers its first event; `time_ns` is UTC, since 1970."""
+
+    account: str
+    seq: int
+    time_ns: int
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PositionChange:
+    """A position after a commit with fills of it; `number` is the last of those events."""
+
+    symbol: str
+    quantity: Decimal
+    price: Decimal
+    number: int
+
+
+class _Envelope(msgspec.Struct):
+    v: int
+    account: str
+    seq: int
+    time_ns: int
+    events: list[dict[str, msgspec.Raw]]
+
+
+_ENVELOPES: Final = msgspec.json.Decoder(list[_Envelope])
+_POSITION_CHANGES: Final = msgspec.json.Decoder(tuple[PositionChange, ...])
+_ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
+
+
+def encode_order(order: Order) -> bytes:
+    return encode(order)
+
+
+def decode_order(data: bytes) -> Order:
+    return _ORDER.decode(data)
+
+
+def encode_head(account: Account) -> bytes:
+    """The account without its positions, which are fields of their own."""
+    return encode(replace(account, positions={}))
+
+
+def decode_account(head: bytes, positions: Iterable[Position]) -> Account:
+    return replace(_ACCOUNT.decode(head), positions={p.symbol: p for p in positions})
+
+
+def encode_position(position: Position) -> bytes:
+    return encode(position)
+
+
+def decode_position(data: bytes) -> Position:
+    return _POSITION.decode(data)
+
+
+def encode_commit(account: str, seq: int, time_ns: int, events: Sequence[Event]) -> bytes:
+    """One commit's outbox entry: `{"v", "account", "seq", "time_ns", "events": [{<name>: {…}}, …]}`."""
+    names = _NAMES
+    named = [{names[type(event)]: event} for event in events]
+    return encode({"v": VERSION, "account": account, "seq": seq, "time_ns": time_ns, "events": named})
+
+
+def encode_positions(changes: Sequence[PositionChange]) -> bytes:
+    return encode(changes)
+
+
+def decode_positions(data: bytes) -> tuple[PositionChange, ...]:
+    return _POSITION_CHANGES.decode(data)
+
+
+def join_commits(entries: Sequence[bytes]) -> bytes:
+    """The LEDGER message of consecutive outbox entries of one account."""
+    return b"[" + b",".join(entries) + b"]"
+
+
+def decode_commits(payload: bytes) -> tuple[Commit, ...]:
+    """Reads a LEDGER message; raises `UnknownFormat` for what this version cannot read."""
+    try:
+        return tuple(_commit(envelope) for envelope in _ENVELOPES.decode(payload))
+    except msgspec.MsgspecError as error:
+        raise UnknownFormat(str(error)) from error
+
+
+def decode_commit(entry: bytes) -> Commit:
+    """Reads an outbox entry; raises `UnknownFormat`."""
+    try:
+        return _commit(_ENVELOPE.decode(entry))
+    except msgspec.MsgspecError as error:
+        raise UnknownFormat(str(error)) from error
+
+
+def _commit(envelope: _Envelope) -> Commit:
+    if envelope.v != VERSION:
+        raise UnknownFormat(f"version {envelope.v} of a commit")
+    events: list[Event] = []
+    for named in envelope.events:
+        if len(named) != 1:
+            raise UnknownFormat("an event has one name")
+        ((name, body),) = named.items()
+        decoder = _EVENT_DECODERS.get(name)
+        if decoder is None:
+            raise UnknownFormat(f"unknown event {name!r}")
+        events.append(decoder.decode(body))
+    return Commit(envelope.account, envelope.seq, envelope.time_ns, tuple(events))

@@ -1,0 +1,153 @@
+#!lua name=trade2026_ledger_@VERSION@
+-- The ledger's only way to change an account, its orders, their indexes and the outbox: all or nothing.
+--
+-- KEYS: account, outbox, deadline, ended, open, index, denied. The record and client-id keys in ARGV carry
+-- the same hash tag.
+--
+-- ARGV: expected token ('' = there is no such account), new token ('' = change nothing, only compare),
+--       commit for the outbox ('' = none), changed positions ('' = none), record key prefix, client-id key
+--       prefix, cap of denials, milliseconds that an ended order is kept, then the lengths of these lists,
+--       then their items:
+--    1  record keys that must be absent
+--    2  client-id keys that must be absent
+--    3  record keys whose values the caller needs when the commit is refused
+--    4  account fields: field, value
+--    5  records of open orders: key, value
+--    6  records of ended orders: key, value
+--    7  records of tombstones: key, value, milliseconds to keep
+--    8  client-id keys to delete
+--    9  client-id keys of open orders: key, order id
+--   10  client-id keys of ended orders: key, order id
+--   11  new orders for the index: 0, order id
+--   12  new orders for the open set: 0, order id
+--   13  ids that leave the open set
+--   14  deadlines: millisecond, order id
+--   15  ids that leave the deadline index
+--   16  ended orders: millisecond at which the record expires, order id
+--   17  denials to remember: '<order id> <client order id>'
+--
+-- Answers 1 when committed (or when the token is the expected one and nothing was to change). Otherwise:
+--   {account hash or false when the token was the expected one,
+--    values of list 3, values of list 2, records of the orders that list 2 named}.
+-- The last step reads the token, so that the caller's connection goes on tracking the account: a write ends
+-- tracking, and a connection is not told of its own writes.
+
+local HEADER, LISTS = 8, 17
+
+local function commit(keys, args)
+  local account = keys[1]
+  local expected, fresh = args[1], args[2]
+  local first, last = {}, {}
+  local at = HEADER + LISTS
+  for list = 1, LISTS do
+    local length = tonumber(args[HEADER + list])
+    first[list] = at + 1
+    at = at + length
+    last[list] = at
+  end
+  local function items(list)
+    return unpack(args, first[list], last[list])
+  end
+  local function any(list)
+    return last[list] >= first[list]
+  end
+
+  local current = server.call('HGET', account, 'token') or ''
+  local same = current == expected
+  if not same
+    or (any(1) and server.call('EXISTS', items(1)) > 0)
+    or (any(2) and server.call('EXISTS', items(2)) > 0) then
+    local named, holders, records = {}, {}, {}
+    if any(3) then named = server.call('MGET', items(3)) end
+    if any(2) then
+      holders = server.call('MGET', items(2))
+      for i = 1, #holders do
+        records[i] = holders[i] and server.call('GET', args[5] .. holders[i])
+      end
+    end
+    return { not same and server.call('HGETALL', account), named, holders, records }
+  end
+  if fresh == '' then return 1 end
+
+  local kept = args[8]
+  server.call('HSET', account, 'token', fresh, items(4))
+  if any(5) then server.call('MSET', items(5)) end
+  for i = first[6], last[6], 2 do server.call('SET', args[i], args[i + 1], 'PX', kept) end
+  for i = first[7], last[7], 3 do server.call('SET', args[i], args[i + 1], 'PX', args[i + 2]) end
+  if any(8) then server.call('UNLINK', items(8)) end
+  if any(9) then server.call('MSET', items(9)) end
+  for i = first[10], last[10], 2 do server.call('SET', args[i], args[i + 1], 'PX', kept) end
+  if any(11) then server.call('ZADD', keys[6], items(11)) end
+  if any(12) then server.call('ZADD', keys[5], items(12)) end
+  if any(13) then server.call('ZREM', keys[5], items(13)) end
+  if any(14) then server.call('ZADD', keys[3], items(14)) end
+  if any(15) then server.call('ZREM', keys[3], items(15)) end
+  if any(16) then server.call('ZADD', keys[4], items(16)) end
+  if any(17) then
+    local surplus = server.call('RPUSH', keys[7], items(17)) - tonumber(args[7])
+    if surplus > 0 then
+      for _, entry in ipairs(server.call('LPOP', keys[7], surplus)) do
+        local id, client = string.match(entry, '^(%S+) (%S*)$')
+        server.call('UNLINK', args[5] .. id)
+        if client ~= '' and server.call('GET', args[6] .. client) == id then
+          server.call('UNLINK', args[6] .. client)
+        end
+        server.call('ZREM', keys[6], id)
+        server.call('ZREM', keys[4], id)
+      end
+    end
+  end
+  if args[3] ~= '' then
+    if args[4] ~= '' then
+      server.call('XADD', keys[2], '*', 'e', args[3], 'p', args[4])
+    else
+      server.call('XADD', keys[2], '*', 'e', args[3])
+    end
+  end
+  server.call('HGET', account, 'token')
+  return 1
+end
+
+server.register_function('trade2026_commit_@VERSION@', commit)
+
+-- KEYS: position hash. ARGV: number, quantity, last price. A position set by a later event stays.
+server.register_function('trade2026_project_@VERSION@', function(keys, args)
+  local number = server.call('HGET', keys[1], 'number')
+  if number and tonumber(number) >= tonumber(args[1]) then return 0 end
+  server.call('HSET', keys[1], 'number', args[1], 'quantity', args[2], 'last_price', args[3])
+  return 1
+end)
+
+-- KEYS: lease, fence counter. ARGV: worker, milliseconds. Takes a free lease or renews one's own; answers
+-- its fencing number, or 0 when another worker holds it.
+server.register_function('trade2026_lease_@VERSION@', function(keys, args)
+  local held = server.call('GET', keys[1])
+  if held then
+    local worker, number = string.match(held, '^(%S+) (%d+)$')
+    if worker ~= args[1] then return 0 end
+    server.call('PEXPIRE', keys[1], args[2])
+    return tonumber(number)
+  end
+  local number = server.call('INCR', keys[2])
+  server.call('SET', keys[1], args[1] .. ' ' .. number, 'PX', args[2])
+  return number
+end)
+
+-- KEYS: lease. ARGV: worker. Gives up one's own lease.
+server.register_function('trade2026_release_@VERSION@', function(keys, args)
+  local held = server.call('GET', keys[1])
+  if held and string.match(held, '^(%S+) ') == args[1] then return server.call('UNLINK', keys[1]) end
+  return 0
+end)
+
+-- KEYS: ended set. ARGV: now in milliseconds, limit. Drops index entries of records that have expired.
+-- An order id is {account}-{ULID}: the account is all but its last 27 characters.
+server.register_function('trade2026_forget_@VERSION@', function(keys, args)
+  local ids = server.call('ZRANGEBYSCORE', keys[1], '-inf', args[1], 'LIMIT', 0, args[2])
+  local tag = string.match(keys[1], '{.-}')
+  for _, id in ipairs(ids) do
+    server.call('ZREM', 'orders:' .. tag .. ':' .. string.sub(id, 1, -28), id)
+  end
+  if #ids > 0 then server.call('ZREM', keys[1], unpack(ids)) end
+  return #ids
+end)

@@ -1,0 +1,19 @@
+"""When the sweeper has to look at an order."""
+
+from typing import Final
+
+from services.ledger.order import Order, OrderState
+
+GRACE_NS: Final = 5_000_000_000
+"""How long the venue's answer may take, and how long past its expiry an order may stay unreported."""
+
+_AWAITING: Final = frozenset({OrderState.PENDING_NEW, OrderState.PENDING_CANCEL, OrderState.PENDING_REPLACE})
+
+
+def due_ns(order: Order) -> int | None:
+    """Nanoseconds since the epoch at which `order` is overdue; None when it waits for nothing."""
+    if not order.is_open:
+        return None
+    if order.state in _AWAITING:
+        return order.updated_ns + GRACE_NS
+    return order.expire_ns + GRACE_NS if order.expire_ns else None

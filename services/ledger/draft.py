@@ -1,0 +1,149 @@
+"""A batch of commands of one account, computed on one copy of its state: what becomes one commit."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from services.ledger import commands as c
+from services.ledger.account import Account
+from services.ledger.commands import Command, Outcome
+from services.ledger.events import Denied, Ended, Event, Filled, Reserved
+from services.ledger.order import Order
+from services.ledger.transition import named_order, transition
+
+ORDERS_KEPT: Final = 64
+"""Records that an account's copy holds at most between two commits."""
+
+
+@dataclass(slots=True)
+class Copy:
+    """The stored state of an account as of `token`, with those of its orders that were looked at.
+
+    Orders read after the account belong to the same state as long as the token is still the stored one, and
+    that is what every commit checks.
+    """
+
+    token: str = ""
+    """Empty: the account is not stored."""
+    account: Account | None = None
+    fields: dict[bytes, bytes] = field(default_factory=dict)
+    """The account as it is stored."""
+    orders: dict[str, Order | None] = field(default_factory=dict)
+    """By order id; None: there is no such order of this account."""
+    clients: dict[str, str] = field(default_factory=dict)
+    """Order ids by client order id, as far as a refused commit brought them."""
+
+    def advanced(
+        self, token: str, account: Account | None, fields: Mapping[bytes, bytes], orders: Mapping[str, Order]
+    ) -> "Copy":
+        """The copy after a commit. It takes over this one's parts, which must not be used any more."""
+        self.fields.update(fields)
+        kept = self.orders
+        for order_id, order in orders.items():
+            if order.is_open:
+                kept[order_id] = order
+            else:
+                kept.pop(order_id, None)
+        if len(kept) > ORDERS_KEPT:
+            for order_id in list(kept)[: len(kept) - ORDERS_KEPT]:
+                del kept[order_id]
+        return Copy(token, account, self.fields, kept)
+
+
+class Draft:
+    """The commands applied one after the other; nothing is true before the commit is answered."""
+
+    __slots__ = ("account", "before", "client_guards", "clients", "copy", "events", "forgotten", "now_ns",
+                 "order_guards", "orders", "results", "tombstones")  # fmt: skip
+
+    def __init__(self, copy: Copy, now_ns: int) -> None:
+        self.copy: Final = copy
+        self.now_ns: Final = now_ns
+        self.account = copy.account
+        self.orders: dict[str, Order] = {}
+        """Changed orders as they are after the batch."""
+        self.before: dict[str, Order | None] = {}
+        """The same orders as they were before."""
+        self.events: list[Event] = []
+        self.results: list[Outcome | Exception] = []
+        """One a command. An exception belongs to its command alone."""
+        self.order_guards: list[str] = []
+        """Ids of orders taken to be new: the commit checks that."""
+        self.client_guards: list[str] = []
+        self.tombstones: set[str] = set()
+        """Orders denied because they were given up: kept for a late reservation to meet, not remembered
+        under their client order id, because a time-out is no outcome."""
+        self.forgotten: set[str] = set()
+        """Client order ids that become free again: their order was given up."""
+        self.clients: dict[str, str | None] = {}
+        """Who holds a client order id after the batch, as far as the batch changes it; None: nobody."""
+
+    def apply(self, command: Command) -> None:
+        """Applies `command` on top of the ones before. What it raises becomes its result."""
+        try:
+            known = self._known(command)
+            step = transition(self.account, known, command, self.now_ns)
+        except Exception as error:
+            self.results.append(error)
+            return
+        self.results.append(step.outcome)
+        if not step.events:
+            return
+        self.account = step.account
+        self.events += step.events
+        for order_id, order in step.orders.items():
+            if order_id not in self.before:
+                self.before[order_id] = self.copy.orders.get(order_id)
+            self.orders[order_id] = order
+        for event in step.events:
+            self._note_client(event)
+
+    def filled_symbols(self) -> dict[str, int]:
+        """Symbols whose position changed, with the place of the last such event within the batch."""
+        return {event.symbol: place for place, event in enumerate(self.events) if type(event) is Filled}
+
+    def _known(self, command: Command) -> Order | None:
+        """The order that `transition` has to know of for `command`."""
+        if not isinstance(command, c.Reserve | c.Abandon):
+            return self._order(named_order(command))
+        order = command.order
+        known = self._order(order.order_id)
+        if known is not None:
+            return known
+        client_id = order.client_order_id
+        if client_id:
+            if client_id in self.clients:
+                holder = self.clients[client_id]
+            else:
+                holder = self.copy.clients.get(client_id)
+                if holder is None:
+                    self.client_guards.append(client_id)
+            if holder is not None:
+                return self._order(holder)
+        self.order_guards.append(order.order_id)
+        return None
+
+    def _order(self, order_id: str) -> Order | None:
+        return self.orders.get(order_id) or self.copy.orders.get(order_id)
+
+    def _note_client(self, event: Event) -> None:
+        if isinstance(event, Denied) and event.abandoned:
+            self.tombstones.add(event.order.order_id)
+        elif isinstance(event, Ended) and not event.stream_seq:
+            client_id = self.orders[event.order_id].client_order_id
+            if client_id:
+                self.clients[client_id] = None
+                self.forgotten.add(client_id)
+        elif isinstance(event, Reserved | Denied) and event.order.client_order_id:
+            self.clients[event.order.client_order_id] = event.order.order_id
+
+
+def preread(commands: Iterable[Command], copy: Copy) -> list[str]:
+    """Ids of the orders that have to be read before `commands` can be applied to `copy`."""
+    missing: dict[str, None] = {}
+    for command in commands:
+        if not isinstance(command, c.Reserve | c.Abandon):
+            order_id = named_order(command)
+            if order_id and order_id not in copy.orders:
+                missing[order_id] = None
+    return list(missing)
