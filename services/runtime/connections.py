@@ -9,10 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-import nats
+import nats.aio.client
 import psycopg
 import redis.asyncio
-from nats.aio.client import Client as NatsClient
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
@@ -58,6 +57,23 @@ def open_valkey(
     return redis.asyncio.Redis(connection_pool=pool)
 
 
+class NatsClient(nats.aio.client.Client):
+    """A NATS connection that tells its users at once when it broke; opened by `open_nats`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lost: list[Callable[[], None]] = []
+
+    def when_lost(self, listener: Callable[[], None]) -> None:
+        """Calls `listener` whenever the connection breaks or is closed."""
+        self._lost.append(listener)
+
+    def forget(self, listener: Callable[[], None]) -> None:
+        """Undoes `when_lost`."""
+        if listener in self._lost:
+            self._lost.remove(listener)
+
+
 async def open_nats(
     url: str,
     name: str,
@@ -80,6 +96,10 @@ async def open_nats(
         # ago.
         client._pending.clear()
         client._pending_data_size = 0
+        for listener in list(client._lost):
+            listener()
+        if client.is_closed:
+            return
         _log.warning("nats disconnected", connection=name)
         if on_disconnected is not None:
             await on_disconnected()
@@ -177,6 +197,3 @@ class QuestdbPool:
 def open_questdb(pg_url: str, *, size: int = 2, timeout_sec: float = 30.0) -> QuestdbPool:
     """A pool of up to `size` connections; nothing is opened before the first use."""
     return QuestdbPool(pg_url, size, timeout_sec)
-
-
-__all__ = ["NatsClient", "QuestdbPool", "nats", "open_nats", "open_questdb", "open_valkey"]

@@ -1,8 +1,9 @@
 """Reading a stream in order, every message once, from a given sequence on, as lists of what has arrived.
 
-The server pushes into an inbox through an ephemeral consumer without acknowledgements; flow control keeps it
-from running ahead of the reader, heartbeats tell that it lives. Every gap and every silence ends in the same
-way: the consumer is made again, from the last delivered sequence + 1. The reader stores nothing; where to
+The server sends to an inbox what an ephemeral consumer without acknowledgements is asked for. Requests are
+renewed while messages are taken, so at most `WINDOW` messages are on their way or waiting here, however far
+behind a reader is. Heartbeats tell that the server still knows of the request. Every gap, error and silence
+ends in the same way: a new consumer from the last received sequence + 1. The reader stores nothing; where to
 start is the caller's checkpoint.
 """
 
@@ -10,30 +11,33 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import msgspec
-from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-from nats.js.errors import APIError
-from nats.js.errors import Error as JetStreamError
+from nats.js.errors import BadRequestError
 
+from services.runtime.connections import NatsClient
 from services.runtime.telemetry import get_logger
 
+WINDOW: Final = 1024
+"""Messages that are asked for and not yet handed out."""
 HEARTBEAT_SEC: Final = 1.0
 SILENCE_SEC: Final = 3.0
 RETRY_SEC: Final = 0.25
-INACTIVE_SEC: Final = 30.0
+_REQUEST_SEC: Final = 30.0
+_INACTIVE_SEC: Final = 60.0
 _API_TIMEOUT_SEC: Final = 2.0
+_NANOSECONDS: Final = 1_000_000_000
 
 _log = get_logger("runtime.journal_reader")
 
 
 class StreamRegressed(Exception):
-    """The stream ends before a message that was already read: the server lost data it had acknowledged."""
+    """The stream ends before a message that was already read: the server lost what it had acknowledged."""
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -50,7 +54,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
 
 class StreamReader:
-    """Reads one stream (or some of its subjects) in order. Use as an asynchronous context manager."""
+    """Reads one stream, or some of its subjects, in order. To be closed, or used in `async with`."""
 
     def __init__(
         self,
@@ -63,39 +67,34 @@ class StreamReader:
     ) -> None:
         """Starts at the first stored message with sequence ≥ `start_sequence` that matches one of `subjects`.
 
-        No `subjects`: all. `silence_sec`: without any sign of the server for so long, the consumer is made
+        No `subjects`: all. `silence_sec`: after so long without a sign of the server the consumer is made
         again.
         """
         self._client = client
-        self._js = client.jetstream(timeout=_API_TIMEOUT_SEC)
         self._stream = stream
-        self._subjects = list(subjects)
+        self._subjects = tuple(subjects)
         self._silence_sec = silence_sec
-        self._loop = asyncio.get_running_loop()
-        self._arrived: deque[Message] = deque()
-        self._owed: str | None = None
-        self._wake = asyncio.Event()
         self._received = start_sequence - 1
         self._delivered = start_sequence - 1
-        self._known_last = start_sequence - 1
-        self._consumer_sequence = 0
-        self._consumer = ""
-        self._subscription: Subscription | None = None
-        self._broken = "not started"
-        self._last_sign = 0.0
         self._pending = 0
-        self._closed = False
+        self._arrived: deque[Message] = deque()
+        self._wake = asyncio.Event()
+        self._consumer: _Consumer | None = None
         self._restarts = -1
+        self._closed = False
 
     @property
     def position(self) -> int:
-        """Sequence of the last message handed out (`start_sequence` - 1 before the first)."""
+        """Sequence of the last message handed out; `start_sequence` - 1 before the first."""
         return self._delivered
 
     @property
     def pending(self) -> int:
-        """Messages that match and were stored after the last one received, as the server said with that
-        one."""
+        """Matching messages that were stored, but not handed out yet, when the server last told: 0 is caught
+        up.
+
+        Known from the first list on; before it, 0.
+        """
         return self._pending + len(self._arrived)
 
     @property
@@ -114,151 +113,189 @@ class StreamReader:
     async def batches(self, max_messages: int = 512) -> AsyncIterator[list[Message]]:
         """Yields lists of 1 … `max_messages` messages, in order, for ever; ends after `close`.
 
-        Whatever has arrived is one list; nothing is awaited to fill it. Survives the server's absence. Raises
-        `StreamRegressed`.
+        Whatever has arrived is one list; nothing is awaited to fill it. Outlives any absence of the server.
+        Raises `StreamRegressed`, and `nats.js.errors.BadRequestError` for subjects that the stream cannot
+        have.
         """
         while not self._closed:
-            if self._broken:
-                await self._open_consumer()
+            consumer = self._consumer
+            if consumer is not None:
+                await consumer.request(WINDOW - consumer.outstanding - len(self._arrived))
+            if self._arrived:
+                yield self._take(max_messages)
                 continue
-            if not self._arrived:
-                await self._acknowledge_flow()
-                self._wake.clear()
-                remaining = self._last_sign + self._silence_sec - self._loop.time()
-                if remaining <= 0:
-                    self._broken = f"silent for {self._silence_sec:g} s"
-                    continue
-                try:
-                    async with asyncio.timeout(remaining):
-                        await self._wake.wait()
-                except TimeoutError:
-                    pass
+            if consumer is None or consumer.broken:
+                await self._open(consumer)
                 continue
-            if len(self._arrived) <= max_messages:
-                batch = list(self._arrived)
-                self._arrived.clear()
-            else:
-                batch = [self._arrived.popleft() for _ in range(max_messages)]
-            self._delivered = batch[-1].sequence
-            yield batch
-
-    def reconnected(self) -> None:
-        """May be called after a reconnection, to look at once whether the consumer still exists."""
-        if not self._broken:
-            self._broken = "reconnected"
-        self._wake.set()
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(HEARTBEAT_SEC / 2):
+                    await self._wake.wait()
+            except TimeoutError:
+                consumer.look(self._silence_sec)
 
     async def close(self) -> None:
         """Ends `batches` and removes the consumer."""
         self._closed = True
         self._wake.set()
-        await self._drop_consumer()
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await consumer.drop()
 
-    async def _open_consumer(self) -> None:
-        if self._restarts >= 0:
+    def _take(self, max_messages: int) -> list[Message]:
+        if len(self._arrived) <= max_messages:
+            batch = list(self._arrived)
+            self._arrived.clear()
+        else:
+            batch = [self._arrived.popleft() for _ in range(max_messages)]
+        self._delivered = batch[-1].sequence
+        return batch
+
+    async def _open(self, previous: "_Consumer | None") -> None:
+        if previous is not None:
             _log.info(
-                "stream reader restarts", stream=self._stream, after=self._received, because=self._broken
+                "stream reader restarts", stream=self._stream, after=self._received, reason=previous.broken
             )
-        self._restarts += 1
-        await self._drop_consumer()
+            await previous.drop()
+        consumer = self._consumer = _Consumer(self._client, self._stream, self)
         try:
-            await self._create_consumer()
-        except (NatsError, JetStreamError, OSError, TimeoutError) as error:
-            if isinstance(error, APIError) and error.code == 400:
-                raise
-            self._broken = f"{type(error).__name__}: {error}"
+            await consumer.open(self._subjects, self._received)
+        except BadRequestError:
+            raise
+        except (NatsError, OSError, TimeoutError) as error:
+            consumer.broken = f"{type(error).__name__}: {error}"
             await asyncio.sleep(RETRY_SEC)
+        else:
+            self._restarts += 1
 
-    async def _create_consumer(self) -> None:
-        last = (await self._js.stream_info(self._stream)).state.last_seq
-        if last < self._received and last < self._known_last:
-            raise StreamRegressed(f"{self._stream} ends at {last}, but {self._received} was already read")
-        inbox = self._client.new_inbox()
-        self._consumer_sequence = 0
-        self._consumer = ""
-        self._owed = None
-        self._broken = ""
+    def _on_message(self, message: Message, pending: int) -> None:
+        self._received = message.sequence
+        self._pending = pending
+        self._arrived.append(message)
+        self._wake.set()
+
+    def _on_change(self) -> None:
+        self._wake.set()
+
+
+class _Consumer:
+    """One life of the consumer on the server. It never mends itself: once `broken`, it is replaced."""
+
+    def __init__(self, client: NatsClient, stream: str, reader: StreamReader) -> None:
+        self.broken = ""
+        self.outstanding = 0
+        """Messages asked for and not arrived."""
+        self._client = client
+        self._stream = stream
+        self._reader = reader
+        self._name = ""
+        self._inbox = client.new_inbox()
+        self._subscription: Subscription | None = None
+        self._requests = 0
+        self._sequence = 0
+        self._reconnects = client.stats["reconnects"]
+        self._loop = asyncio.get_running_loop()
         self._last_sign = self._loop.time()
-        # Unlimited here: flow control bounds what is on its way, and a drop would only mean reading it again.
+
+    async def open(self, subjects: Sequence[str], after: int) -> None:
+        """Makes the consumer, so that its first message is the first one after the sequence `after`."""
+        js = self._client.jetstream(timeout=_API_TIMEOUT_SEC)
+        last = (await js.stream_info(self._stream)).state.last_seq
+        if last < after:
+            raise StreamRegressed(f"stream {self._stream} ends at {last}, but {after} was already read")
+        # Unlimited here: the window bounds what can arrive, and a dropped message would only be read again.
         self._subscription = await self._client.subscribe(
-            inbox, cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0
+            f"{self._inbox}.*", cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0
         )
         config = ConsumerConfig(
-            deliver_subject=inbox,
             deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-            opt_start_seq=self._received + 1,
+            opt_start_seq=after + 1,
             ack_policy=AckPolicy.NONE,
-            max_deliver=1,
-            flow_control=True,
-            idle_heartbeat=HEARTBEAT_SEC,
-            inactive_threshold=INACTIVE_SEC,
+            inactive_threshold=_INACTIVE_SEC,
             mem_storage=True,
             num_replicas=1,
         )
-        if len(self._subjects) == 1:
-            config.filter_subject = self._subjects[0]
-        elif self._subjects:
-            config.filter_subjects = self._subjects
-        info = await self._js.add_consumer(self._stream, config)
-        self._consumer = info.name or ""
-        self._pending = (info.num_pending or 0) if not self._consumer_sequence else self._pending
+        if len(subjects) == 1:
+            config.filter_subject = subjects[0]
+        elif subjects:
+            config.filter_subjects = list(subjects)
+        info = await js.add_consumer(self._stream, config)
+        self._name = info.name
+        self._last_sign = self._loop.time()
 
-    async def _drop_consumer(self) -> None:
-        subscription, self._subscription = self._subscription, None
-        consumer, self._consumer = self._consumer, ""
-        if self._client.is_closed:
+    async def request(self, count: int) -> None:
+        """Asks for `count` messages more, once that is half a window, so that requests stay rare."""
+        if count < WINDOW // 2 or self.broken:
             return
+        self._requests += 1
+        self.outstanding += count
+        request = {
+            "batch": count,
+            "expires": round(_REQUEST_SEC * _NANOSECONDS),
+            "idle_heartbeat": round(HEARTBEAT_SEC * _NANOSECONDS),
+        }
         try:
-            if subscription is not None:
-                await subscription.unsubscribe()
-            if consumer and self._client.is_connected:
-                await self._client.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{consumer}", b"")
+            await self._client.publish(
+                f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._name}",
+                msgspec.json.encode(request),
+                reply=f"{self._inbox}.{self._requests}",
+            )
         except NatsError as error:
-            _log.debug("consumer not removed", stream=self._stream, error=str(error))
+            self._break(type(error).__name__)
 
-    async def _acknowledge_flow(self) -> None:
-        owed, self._owed = self._owed, None
-        if owed is not None and self._client.is_connected:
-            await self._client.publish(owed, b"")
+    def look(self, silence_sec: float) -> None:
+        """Breaks the consumer when the server forgot its requests: after a reconnection, or a long
+        silence."""
+        if self._client.stats["reconnects"] != self._reconnects:
+            self._break("reconnected")
+        elif self._loop.time() - self._last_sign > silence_sec:
+            self._break(f"silent for {silence_sec:g} s")
+
+    async def drop(self) -> None:
+        """Ends the subscription, and the consumer if the server can be told."""
+        self.broken = self.broken or "closed"
+        try:
+            if self._subscription is not None and not self._client.is_closed:
+                await self._subscription.unsubscribe()
+            if self._name and self._client.is_connected:
+                await self._client.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{self._name}")
+        except NatsError as error:
+            _log.debug("consumer not removed", stream=self._stream, error=type(error).__name__)
 
     async def _on_message(self, raw: Msg) -> None:
-        if raw.subject and self._subscription is not None and raw.sid != self._subscription._id:
-            return
         self._last_sign = self._loop.time()
+        if self.broken:
+            return
         reply = raw.reply
-        if not reply.startswith("$JS.ACK."):
-            self._on_control(raw)
+        if not reply:
+            self._on_status(raw.headers or {})
             return
-        if self._broken:
-            return
+        # $JS.ACK.<stream>.<consumer>.<deliveries>.<stream sequence>.<consumer sequence>.<time>.<pending>;
+        # newer servers put a domain and an account before the stream's name.
         tokens = reply.split(".")
-        # $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>, or with two
-        # tokens (domain, account) before the stream's name.
-        if len(tokens) > 9:
-            del tokens[2:4]
-        consumer_sequence = int(tokens[6])
-        if consumer_sequence != self._consumer_sequence + 1:
-            self._break(f"gap after consumer sequence {self._consumer_sequence}")
+        first = 5 if len(tokens) == 9 else 7
+        sequence, own, time_ns, pending = tokens[first : first + 4]
+        if int(own) != self._sequence + 1:
+            self._break(f"gap after message {self._sequence} of the consumer")
             return
-        self._consumer_sequence = consumer_sequence
-        sequence = int(tokens[5])
-        self._received = self._known_last = sequence
-        self._pending = int(tokens[8])
-        self._arrived.append(Message(sequence, raw.subject, raw.data, raw.headers, int(tokens[7])))
-        self._wake.set()
+        self._sequence += 1
+        self.outstanding -= 1
+        message = Message(int(sequence), raw.subject, raw.data, raw.headers, int(time_ns))
+        self._reader._on_message(message, int(pending))
 
-    def _on_control(self, raw: Msg) -> None:
-        headers: Mapping[str, Any] = raw.headers or {}
-        if raw.reply:
-            # Flow control: answered when everything before it was taken, which is what bounds the buffer.
-            self._owed = raw.reply
-        elif "Nats-Consumer-Stalled" in headers:
-            self._owed = headers["Nats-Consumer-Stalled"]
-        last = headers.get("Nats-Last-Consumer")
-        if last is not None and not self._broken and int(last) != self._consumer_sequence:
-            self._break(f"heartbeat at {last}, received {self._consumer_sequence}")
-        self._wake.set()
+    def _on_status(self, headers: Mapping[str, str]) -> None:
+        status = headers.get("Status")
+        if status == "100":
+            last = headers.get("Nats-Last-Consumer")
+            if last is not None and int(last) != self._sequence:
+                self._break(f"the server sent {last} messages, {self._sequence} arrived")
+        elif status in ("404", "408"):
+            # The request is over. What it did not bring is asked for again.
+            self.outstanding -= int(headers.get("Nats-Pending-Messages", 0))
+            self._reader._on_change()
+        else:
+            self._break(f"{status} {headers.get('Description', '')}")
 
     def _break(self, reason: str) -> None:
-        self._broken = reason
-        self._wake.set()
+        self.broken = reason
+        self._reader._on_change()

@@ -1,6 +1,6 @@
 """Claiming TCP ports before workers start: a foreign holder is named instead of being shared with."""
 
-import contextlib
+import errno
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,51 +38,44 @@ def check_free(claims: Sequence[PortClaim]) -> None:
         other = by_port.setdefault(claim.port, claim)
         if other is not claim:
             raise PortTaken(f"{claim.key} and {other.key} are the same port {claim.port}")
-        family = socket.AF_INET6 if ":" in claim.host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as alone:
+        try:
             # Without SO_REUSEPORT: the bind also fails beside a listener that would share its port.
-            alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                alone.bind((claim.host, claim.port))
+            with _bound(claim, socket.SO_REUSEADDR) as alone:
                 alone.listen(1)
-            except OSError as error:
-                raise PortTaken(
-                    f"{claim.key}: {claim.host}:{claim.port} cannot be used "
-                    f"({error.strerror}){holder(claim.port)}"
-                ) from None
+        except OSError as error:
+            raise PortTaken(f"{claim.key}: {_why(claim, error)}") from None
 
 
 def hold(claims: Sequence[PortClaim]) -> list[socket.socket]:
     """Keeps ports that several workers share reserved: bound with SO_REUSEPORT, never listening."""
-    held = []
-    for claim in claims:
-        family = socket.AF_INET6 if ":" in claim.host else socket.AF_INET
-        keeper = socket.socket(family, socket.SOCK_STREAM)
-        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        keeper.bind((claim.host, claim.port))
-        held.append(keeper)
-    return held
+    return [_reserve(claim) for claim in claims]
 
 
-def holder(port: int) -> str:
-    """ " - held by process 4711 (nginx: …)", or nothing when it cannot be found out."""
-    import psutil
-
-    with contextlib.suppress(psutil.Error, OSError):
-        for connection in psutil.net_connections(kind="tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr[1] == port:
-                if connection.pid is None:
-                    return ": held by a process of another user"
-                return f": held by process {connection.pid}{_command(connection.pid)}"
-    return ""
-
-
-def _command(pid: int) -> str:
-    import psutil
-
+def _reserve(claim: PortClaim) -> socket.socket:
     try:
-        process = psutil.Process(pid)
-        return f" ({' '.join(process.cmdline())[:120] or process.name()})"
-    except psutil.Error:
-        return ""
+        # Without SO_REUSEADDR: beside a socket that has it and does not listen, everybody may bind.
+        return _bound(claim, socket.SO_REUSEPORT)
+    except OSError:
+        # Closed connections of an earlier run linger on the port. Reserved against fewer, but not refused.
+        return _bound(claim, socket.SO_REUSEPORT, socket.SO_REUSEADDR)
+
+
+def _bound(claim: PortClaim, *options: int) -> socket.socket:
+    one = socket.socket(socket.AF_INET6 if ":" in claim.host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        for option in options:
+            one.setsockopt(socket.SOL_SOCKET, option, 1)
+        one.bind((claim.host, claim.port))
+    except BaseException:
+        one.close()
+        raise
+    return one
+
+
+def _why(claim: PortClaim, error: OSError) -> str:
+    if error.errno != errno.EADDRINUSE:
+        return f"{claim.host}:{claim.port} cannot be used: {error.strerror}"
+    # Imported here: a supervisor that finds its ports free needs neither.
+    from services.runtime.local_stack.ports import port_holder
+
+    return f"port {claim.port} is taken by {port_holder(claim.port)}"

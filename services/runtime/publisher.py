@@ -9,7 +9,6 @@ import asyncio
 from typing import Final
 
 import msgspec
-from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import (
@@ -18,6 +17,8 @@ from nats.errors import (
     MaxPayloadError,
     OutboundBufferLimitError,
 )
+
+from services.runtime.connections import NatsClient
 
 DEFAULT_TIMEOUT_SEC: Final = 5.0
 
@@ -89,6 +90,7 @@ class Publisher:
         """Subscribes to the acknowledgements."""
         self._subscription = await self._client.subscribe(f"{self._inbox}.*", cb=self._on_answer)
         await self._client.flush()
+        self._client.when_lost(self._lost)
 
     @property
     def in_flight(self) -> int:
@@ -126,19 +128,20 @@ class Publisher:
             timer.cancel()
             self._waiting.pop(token, None)
 
-    def connection_lost(self) -> None:
-        """To be called when the connection broke: everything in flight becomes `PublishUnknown` at once."""
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(PublishUnknown("the connection broke before the acknowledgement"))
-
     async def close(self) -> None:
         """Ends the subscription; messages in flight become `PublishUnknown`."""
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(PublishUnknown("the publisher was closed before the acknowledgement"))
+        self._client.forget(self._lost)
+        self._give_up("the publisher was closed before the acknowledgement")
         if self._subscription is not None and not self._client.is_closed:
             await self._subscription.unsubscribe()
+
+    def _lost(self) -> None:
+        self._give_up("the connection broke before the acknowledgement")
+
+    def _give_up(self, reason: str) -> None:
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(PublishUnknown(reason))
 
     def _expire(self, token: str, timeout: float) -> None:
         future = self._waiting.get(token)

@@ -241,7 +241,7 @@ def test_a_wrong_variable_is_named(tmp_path: Path, variable: str, value: str, wh
 def test_settings_never_change_after_they_are_read(tmp_path: Path) -> None:
     settings = load(tmp_path, "")
     with pytest.raises(ValueError, match="frozen"):
-        settings.service.port = 1  # type: ignore[misc]
+        settings.service.port = 1
 
 
 @pytest.mark.parametrize("model", [ServiceSettings, ValkeySettings, LedgerSettings, MonitoringSettings])
