@@ -1,0 +1,3 @@
+"""The paper venue: takes orders from stream ORDERS, executes them against marks, reports on stream
+EXECUTIONS.
+"""

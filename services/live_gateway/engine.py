@@ -1,0 +1,447 @@
+"""The matching engine: a pure, deterministic function of what it is told, in the order in which it is told.
+
+Inputs are orders, cancels, amendments, marks and the time; outputs are decisions and the state that has to
+be journaled with them (`take_changes`). It reads no clock and does no input or output. Liquidity is
+unlimited: what the mark allows is executed.
+"""
+
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Final
+
+from services.ledger.numbers import ZERO
+from services.ledger.order import OrderState, Side, Terms, TimeInForce
+from services.live_gateway.book import Book, Timetable
+from services.live_gateway.memory import OrderMemory
+from services.live_gateway.orders import (
+    AT_ONCE,
+    PRICED,
+    Changes,
+    EndedOrder,
+    Position,
+    Reason,
+    Report,
+    ReportKind,
+    Trade,
+    WorkingOrder,
+)
+from services.live_gateway.rules import (
+    Execute,
+    FillModel,
+    Refuse,
+    Rules,
+    fee,
+    malformed,
+    out_of_band,
+    slice_quantity,
+    stop_reached,
+    verdict,
+)
+
+_END_KINDS: Final = {
+    OrderState.CANCELED: ReportKind.CANCELED,
+    OrderState.REJECTED: ReportKind.REJECTED,
+    OrderState.EXPIRED: ReportKind.EXPIRED,
+}
+_AT_ONCE_REASONS: Final = {
+    TimeInForce.IOC: Reason.IMMEDIATE_OR_CANCEL,
+    TimeInForce.FOK: Reason.FILL_OR_KILL,
+}
+
+
+class Engine:
+    """The venue's state and its rules. All times are nanoseconds since the epoch, UTC."""
+
+    def __init__(self, venue: str, rules: Rules, memory: OrderMemory, next_number: int = 1) -> None:
+        """`venue` and a number make an exec id; the pair is used once, so `next_number` is journaled."""
+        self._venue = venue
+        self._rules = rules
+        self._memory = memory
+        self._timetable = Timetable()
+        self._arrivals = 0
+        self._changes = Changes()
+        self.next_number = next_number
+        self.books: Final = {symbol: Book() for symbol in rules.instruments}
+        self.working: Final[dict[str, WorkingOrder]] = {}
+        self.positions: Final[dict[tuple[str, str], Position]] = {}
+
+    def restore(
+        self,
+        working: Iterable[WorkingOrder],
+        positions: Mapping[tuple[str, str], Position],
+        marks: Mapping[str, tuple[Decimal, int]],
+    ) -> None:
+        """Takes over what was journaled; to be called once, before anything else."""
+        self.positions.update(positions)
+        for symbol, (mark, ns) in marks.items():
+            if symbol in self.books:
+                self.books[symbol].mark, self.books[symbol].mark_ns = mark, ns
+        for order in sorted(working, key=lambda order: order.arrival):
+            order.working = True
+            self._arrivals = order.arrival
+            self.working[order.order_id] = order
+            if order.expire_ns:
+                self._timetable.expires(order)
+            self._file(order)
+
+    def take_changes(self) -> Changes:
+        """What happened since the last call. To be journaled whole before any of it is told."""
+        changes, self._changes = self._changes, Changes()
+        return changes
+
+    @property
+    def undisclosed(self) -> int:
+        """Decisions that `take_changes` will return."""
+        return len(self._changes.decisions)
+
+    @property
+    def unjournaled(self) -> int:
+        """Ended orders that `take_changes` will return."""
+        return len(self._changes.ended)
+
+    def next_ns(self) -> int | None:
+        """When `advance` has to be called next; None: not before something else happens."""
+        return self._timetable.next_ns()
+
+    def without_mark(self, now_ns: int) -> list[str]:
+        """Symbols that have no fresh mark."""
+        return [symbol for symbol in self.books if self._fresh_mark(symbol, now_ns) is None]
+
+    def knows(self, order_id: str) -> bool:
+        """Whether the order works, or ended and is in memory."""
+        return order_id in self.working or self._memory.recall(order_id) is not None
+
+    def submit(self, order: WorkingOrder, now_ns: int) -> Reason | None:
+        """A new order. An id that was ever seen changes nothing and is not answered again.
+
+        Returns what is wrong with it when it is malformed (it is rejected then), else None.
+        """
+        if self.knows(order.order_id):
+            return None
+        self._arrivals += 1
+        order.arrival = self._arrivals
+        wrong = malformed(order.order_type, order.terms, self._rules.instruments.get(order.symbol))
+        if wrong is not None:
+            self._end(order, OrderState.REJECTED, now_ns, wrong)
+        elif order.expire_ns and order.expire_ns <= now_ns:
+            self._end(order, OrderState.EXPIRED, now_ns)
+        else:
+            self._work(order, now_ns, arriving=True)
+        return wrong
+
+    def cancel(self, account: str, order_id: str, number: int, now_ns: int) -> None:
+        """The `number`-th request to cancel an order; a number that was answered changes nothing.
+
+        A cancel of an order never seen is remembered: should the order arrive later, it is refused.
+        """
+        order = self.working.get(order_id)
+        if order is not None:
+            if number > order.cancels:
+                order.cancels = number
+                self._end(order, OrderState.CANCELED, now_ns, answered=number)
+            return
+        ended = self._memory.recall(order_id)
+        if ended is None:
+            self._remember(order_id, EndedOrder(OrderState.CANCELED, cancels=number))
+            self._answer(
+                ReportKind.CANCELED,
+                account,
+                order_id,
+                number,
+                now_ns,
+                Reason.UNKNOWN_ORDER,
+                OrderState.CANCELED,
+            )
+        elif number > ended.cancels:
+            self._remember(order_id, EndedOrder(ended.state, ended.cumulative, number, ended.revision))
+            self._answer(
+                ReportKind.CANCEL_REJECTED,
+                account,
+                order_id,
+                number,
+                now_ns,
+                ended.state,
+                ended.state,
+                ended.cumulative,
+            )
+
+    def replace(self, account: str, order_id: str, revision: int, terms: Terms, now_ns: int) -> None:
+        """New terms for an order; a revision that was answered changes nothing."""
+        order = self.working.get(order_id)
+        if order is None:
+            ended = self._memory.recall(order_id)
+            if ended is None:
+                self._answer(
+                    ReportKind.REPLACE_REJECTED, account, order_id, revision, now_ns, Reason.UNKNOWN_ORDER, ""
+                )
+            elif revision > ended.revision:
+                self._remember(order_id, EndedOrder(ended.state, ended.cumulative, ended.cancels, revision))
+                self._answer(
+                    ReportKind.REPLACE_REJECTED,
+                    account,
+                    order_id,
+                    revision,
+                    now_ns,
+                    ended.state,
+                    ended.state,
+                    ended.cumulative,
+                )
+            return
+        if revision <= order.revision:
+            return
+        order.revision = revision
+        refusal = self._replace_refusal(order, terms, now_ns)
+        if refusal is not None:
+            self._changes.touched[order_id] = order
+            self._report(
+                order, ReportKind.REPLACE_REJECTED, now_ns, order.state, revision, refusal, order.leaves
+            )
+            return
+        order.terms = terms
+        order.passive = False
+        order.slices = 0
+        order.due_ns = 0
+        self._report(order, ReportKind.REPLACED, now_ns, order.state, revision, "", order.leaves)
+        self._work(order, now_ns)
+
+    def mark(self, symbol: str, price: Decimal, now_ns: int) -> None:
+        """A new mark, > 0, received at `now_ns`; one of a symbol that is not traded is ignored."""
+        book = self.books.get(symbol)
+        if book is None:
+            return
+        book.mark, book.mark_ns = price, now_ns
+        self._changes.marks[symbol] = (price, now_ns)
+        for order in book.take_reached(price):
+            self._work(order, now_ns)
+
+    def advance(self, now_ns: int) -> None:
+        """Does what time alone brings: orders expire, trades fall due."""
+        for order in self._timetable.take_expired(now_ns):
+            self._end(order, OrderState.EXPIRED, now_ns)
+        for order in self._timetable.take_due(now_ns):
+            self._work(order, now_ns, due=True)
+
+    def _replace_refusal(self, order: WorkingOrder, terms: Terms, now_ns: int) -> Reason | None:
+        wrong = malformed(order.order_type, terms, self._rules.instruments.get(order.symbol))
+        if wrong is not None:
+            return wrong
+        if terms.quantity <= order.cumulative:
+            return Reason.ALREADY_EXECUTED
+        mark = self._fresh_mark(order.symbol, now_ns)
+        if mark is not None and terms.price is not None and order.order_type in PRICED:
+            waits = order.awaits_trigger and not _triggers(order.side, terms.stop_price, mark)
+            if not waits and out_of_band(terms.price, mark, self._rules):
+                return Reason.PRICE_OUT_OF_RANGE
+        return None
+
+    def _work(self, order: WorkingOrder, now_ns: int, *, arriving: bool = False, due: bool = False) -> None:
+        """Executes what can be executed now; the rest waits or ends."""
+        mark = self._fresh_mark(order.symbol, now_ns)
+        if order.awaits_trigger and mark is not None and _triggers(order.side, order.terms.stop_price, mark):
+            order.triggered = True
+        found = verdict(order, mark, self._rules, arriving)
+        at_once = order.time_in_force in AT_ONCE
+        if isinstance(found, Execute):
+            delay_ns = self._rules.delay_ns
+            if delay_ns and not due and not at_once:
+                order.due_ns = now_ns + delay_ns
+                self._rest(order, now_ns, arriving)
+                return
+            self._execute(order, found, now_ns)
+            if not order.leaves:
+                return
+            if not at_once:
+                order.due_ns = now_ns + delay_ns
+                self._rest(order, now_ns, arriving)
+                return
+        elif isinstance(found, Refuse):
+            state = OrderState.REJECTED if arriving and found.rejects else OrderState.CANCELED
+            self._end(order, state, now_ns, found.reason)
+            return
+        if at_once:
+            self._end(order, OrderState.CANCELED, now_ns, _AT_ONCE_REASONS[order.time_in_force])
+            return
+        order.due_ns = 0
+        order.passive = not order.awaits_trigger
+        self._rest(order, now_ns, arriving)
+
+    def _execute(self, order: WorkingOrder, at: Execute, now_ns: int) -> None:
+        """Trades: one slice where time passes between slices, all of them otherwise; all or nothing for
+        FOK.
+        """
+        instrument = self._rules.instruments[order.symbol]
+        spaced = self._rules.delay_ns > 0
+        while order.leaves:
+            quantity = slice_quantity(order, instrument, self._rules)
+            if spaced and order.time_in_force is TimeInForce.FOK and quantity < order.leaves:
+                return
+            self._trade(order, quantity, at, now_ns)
+            if spaced:
+                return
+
+    def _trade(self, order: WorkingOrder, quantity: Decimal, at: Execute, now_ns: int) -> None:
+        price, liquidity = at.price, at.liquidity
+        order.cumulative += quantity
+        order.slices += 1
+        leaves = order.leaves
+        charged = fee(quantity, price, liquidity, self._rules)
+        changes = self._changes
+        status = OrderState.PARTIALLY_FILLED if leaves else OrderState.FILLED
+        changes.decisions.append(
+            Trade(
+                self._exec_id(),
+                now_ns,
+                order.account,
+                order.order_id,
+                order.symbol,
+                order.side,
+                quantity,
+                price,
+                charged,
+                liquidity,
+                order.revision,
+                status,
+                order.cumulative,
+                leaves,
+            )
+        )
+        key = (order.account, order.symbol)
+        position = self.positions.get(key)
+        if position is None:
+            position = self.positions[key] = Position()
+        signed = quantity if order.side is Side.BUY else -quantity
+        position.quantity += signed
+        position.value += signed * price
+        position.fees += charged
+        position.trades += 1
+        changes.positions.add(key)
+        if not leaves:
+            self._finish(order, OrderState.FILLED)
+
+    def _rest(self, order: WorkingOrder, now_ns: int, arriving: bool) -> None:
+        """Leaves the order in the book, and says so when it is new."""
+        if arriving:
+            order.working = True
+            self.working[order.order_id] = order
+            if order.expire_ns:
+                self._timetable.expires(order)
+            if not order.cumulative:
+                self._report(order, ReportKind.ACCEPTED, now_ns, OrderState.NEW, leaves=order.leaves)
+        self._changes.touched[order.order_id] = order
+        self._file(order)
+
+    def _file(self, order: WorkingOrder) -> None:
+        """Files a working order under what it waits for."""
+        order.version += 1
+        book = self.books.get(order.symbol)
+        if book is None:
+            return  # no longer traded: it waits for its cancel or its expiry
+        book.forget(order)
+        terms, buys = order.terms, order.side is Side.BUY
+        if order.due_ns:
+            self._timetable.trades(order)
+        elif order.awaits_trigger and terms.stop_price is not None:
+            (book.when_at_or_above if buys else book.when_at_or_below)(terms.stop_price, order)
+        elif (
+            self._rules.fill_model is FillModel.MARKET
+            and order.order_type in PRICED
+            and terms.price is not None
+        ):
+            (book.when_at_or_below if buys else book.when_at_or_above)(terms.price, order)
+        else:
+            book.at_next_mark(order)
+
+    def _end(
+        self,
+        order: WorkingOrder,
+        state: OrderState,
+        now_ns: int,
+        reason: Reason | str = "",
+        answered: int = 0,
+    ) -> None:
+        """Ends the order other than by execution, and reports it."""
+        self._report(order, _END_KINDS[state], now_ns, state, answered, reason)
+        self._finish(order, state)
+
+    def _finish(self, order: WorkingOrder, state: OrderState) -> None:
+        order_id = order.order_id
+        if order.working:
+            order.working = False
+            del self.working[order_id]
+            book = self.books.get(order.symbol)
+            if book is not None:
+                book.forget(order)
+            self._changes.touched.pop(order_id, None)
+            self._changes.removed.append(order_id)
+        self._remember(order_id, EndedOrder(state, order.cumulative, order.cancels, order.revision))
+
+    def _remember(self, order_id: str, ended: EndedOrder) -> None:
+        self._memory.remember(order_id, ended)
+        self._changes.ended[order_id] = ended
+
+    def _report(
+        self,
+        order: WorkingOrder,
+        kind: ReportKind,
+        now_ns: int,
+        status: OrderState,
+        revision: int = 0,
+        reason: Reason | str = "",
+        leaves: Decimal = ZERO,
+    ) -> None:
+        self._changes.decisions.append(
+            Report(
+                self._exec_id(),
+                now_ns,
+                order.account,
+                order.order_id,
+                kind,
+                order.symbol,
+                revision,
+                status,
+                reason,
+                order.cumulative,
+                leaves,
+            )
+        )
+
+    def _answer(
+        self,
+        kind: ReportKind,
+        account: str,
+        order_id: str,
+        revision: int,
+        now_ns: int,
+        reason: str,
+        status: str,
+        cumulative: Decimal = ZERO,
+    ) -> None:
+        """A report on an order that does not work; its symbol is not kept."""
+        self._changes.decisions.append(
+            Report(
+                self._exec_id(),
+                now_ns,
+                account,
+                order_id,
+                kind,
+                "",
+                revision,
+                status,
+                reason,
+                cumulative,
+                ZERO,
+            )
+        )
+
+    def _exec_id(self) -> str:
+        number = self.next_number
+        self.next_number = number + 1
+        return f"{self._venue}-{number}"
+
+    def _fresh_mark(self, symbol: str, now_ns: int) -> Decimal | None:
+        book = self.books.get(symbol)
+        return None if book is None else book.fresh_mark(now_ns, self._rules.mark_max_age_ns)
+
+
+def _triggers(side: Side, stop_price: Decimal | None, mark: Decimal) -> bool:
+    return stop_price is not None and stop_reached(side, stop_price, mark)

@@ -1,0 +1,68 @@
+"""Stream ORDERS, read from the checkpoint on, again from the start when it is another stream of that name."""
+
+from typing import Final
+
+from services.live_gateway.gateway import Gateway
+from services.live_gateway.streams import StreamMissing, stream_state
+from services.runtime.connections import NatsClient
+from services.runtime.journal_reader import StreamReader, StreamRegressed
+from services.runtime.streams import DEADLETTER, EXECUTIONS, ORDERS, ensure_streams
+from services.runtime.telemetry import get_logger
+
+_MAX_MESSAGES: Final = 512
+
+_log = get_logger("live_gateway.order_feed")
+
+
+class OrderFeed:
+    """`run` is to be owned by the worker; `check` is the health probe of NATS."""
+
+    def __init__(self, client: NatsClient, gateway: Gateway) -> None:
+        self._client = client
+        self._gateway = gateway
+        self._reader: StreamReader | None = None
+        self._recreated = ""
+
+    @property
+    def pending(self) -> int:
+        """Orders stored and not yet taken."""
+        return 0 if self._reader is None else self._reader.pending
+
+    async def run(self) -> None:
+        """Takes orders for ever."""
+        gateway = self._gateway
+        while True:
+            start = gateway.facts.orders_seq + 1
+            async with StreamReader(self._client, ORDERS, start_sequence=start) as reader:
+                self._reader = reader
+                try:
+                    async for batch in reader.batches(_MAX_MESSAGES):
+                        if self._recreated:
+                            break
+                        await gateway.take(batch)
+                except StreamRegressed as error:
+                    _log.warning("stream lost what was read; it is read from its start", error=str(error))
+                    gateway.restart_orders(gateway.facts.orders_created)
+            if self._recreated:
+                _log.warning("stream was recreated; it is read from its start", created=self._recreated)
+                gateway.restart_orders(self._recreated)
+                self._recreated = ""
+
+    async def check(self) -> None:
+        """Looks whether ORDERS is still the stream that the checkpoint belongs to. Raises when NATS does not
+        answer.
+
+        A stream that was deleted is made again.
+        """
+        try:
+            state = await stream_state(self._client, ORDERS)
+        except StreamMissing:
+            await ensure_streams(self._client.jetstream(), (ORDERS, EXECUTIONS, DEADLETTER))
+            state = await stream_state(self._client, ORDERS)
+        facts = self._gateway.facts
+        if not facts.orders_created and not facts.orders_seq:
+            facts.orders_created = state.created
+        elif state.created != facts.orders_created:
+            self._recreated = state.created
+            if self._reader is not None:
+                await self._reader.close()

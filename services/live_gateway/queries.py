@@ -1,0 +1,253 @@
+"""Answers of the venue on request, over NATS: `venue.positions` and `venue.orders`.
+
+Requests and answers are JSON; an empty request asks for everything. A request that cannot be read is
+answered `{"error": "…"}`. Answers come in pages: `next_page_token`, when there is one, goes into the next
+request, whose answer stands at its own, later sequence numbers.
+"""
+
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Annotated, Final, TypeVar
+
+import msgspec
+from nats.aio.msg import Msg
+
+from services.ledger.numbers import plain
+from services.ledger.order import OrderType, Side, TimeInForce
+from services.live_gateway.gateway import Gateway
+from services.live_gateway.journal import Journal
+from services.live_gateway.orders import EndedOrder, WorkingOrder
+from services.messages import VERSION, timestamp
+from services.runtime.clock import Clock
+from services.runtime.connections import NatsClient
+
+POSITIONS_SUBJECT: Final = "venue.positions"
+ORDERS_SUBJECT: Final = "venue.orders"
+MAX_PAGE: Final = 1_000
+
+_PageSize = Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE)]
+
+
+class PositionsRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """`venue.positions`"""
+
+    account: str = ""
+    """Empty: all accounts."""
+    page_size: _PageSize = 500
+    page_token: str = ""
+
+
+class VenuePosition(msgspec.Struct, omit_defaults=True, frozen=True):
+    """Σ over the fills of one account in one symbol."""
+
+    account: str
+    symbol: str
+    quantity: Decimal
+    """Bought minus sold."""
+    value: Decimal
+    """Σ signed quantity × price."""
+    fees: Decimal
+    fills: int
+
+
+class PositionsAnswer(msgspec.Struct, frozen=True):
+    """The positions as they follow from the venue's fills in EXECUTIONS up to `executions_seq`."""
+
+    venue: str
+    """Identity of the venue's journal, the first part of its exec ids."""
+    orders_seq: int
+    """Last message of ORDERS that was decided on; its reports may come after `executions_seq`."""
+    executions_seq: int
+    executions_created: str
+    """When the stream was created that `executions_seq` belongs to."""
+    timestamp: Decimal
+    positions: list[VenuePosition]
+    next_page_token: str = ""
+    version: int = VERSION
+
+
+class OrdersRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """`venue.orders`"""
+
+    order_id: str = ""
+    """One order, whatever its state; else the working orders."""
+    account: str = ""
+    """Empty: all accounts."""
+    page_size: _PageSize = 500
+    page_token: str = ""
+
+
+class VenueOrder(msgspec.Struct, omit_defaults=True, frozen=True):
+    """One order. Of an ended one only what is kept for ever: id, account, state, cumulative, numbers."""
+
+    order_id: str
+    account: str
+    state: str
+    cumulative: Decimal
+    revision: int
+    """Number of the last amendment that was answered."""
+    cancels: int
+    """Number of the last cancel that was answered."""
+    symbol: str = ""
+    side: Side | None = None
+    type: OrderType | None = None
+    time_in_force: TimeInForce | None = None
+    quantity: Decimal | None = None
+    price: Decimal | None = None
+    stop_price: Decimal | None = None
+    protection_price: Decimal | None = None
+    leaves: Decimal | None = None
+    expire_at: Decimal | None = None
+
+
+class OrdersAnswer(msgspec.Struct, frozen=True):
+    """Orders by id; the one that was asked for, or none when the venue never saw it."""
+
+    venue: str
+    orders_seq: int
+    timestamp: Decimal
+    orders: list[VenueOrder]
+    next_page_token: str = ""
+    version: int = VERSION
+
+
+class ErrorAnswer(msgspec.Struct, frozen=True):
+    error: str
+
+
+_R = TypeVar("_R", PositionsRequest, OrdersRequest)
+_encode: Final = msgspec.json.Encoder(decimal_format="number").encode
+
+
+class Queries:
+    """Subscribed on one connection."""
+
+    def __init__(self, client: NatsClient, gateway: Gateway, journal: Journal, clock: Clock) -> None:
+        self._client = client
+        self._gateway = gateway
+        self._journal = journal
+        self._clock = clock
+
+    async def start(self) -> None:
+        """Subscribes."""
+        await self._client.subscribe(POSITIONS_SUBJECT, cb=self._on_positions)
+        await self._client.subscribe(ORDERS_SUBJECT, cb=self._on_orders)
+
+    def positions(self, request: PositionsRequest) -> PositionsAnswer:
+        """One page of positions, by account and symbol."""
+        published = self._gateway.published
+        keys = (
+            key
+            for key in published
+            if (not request.account or key[0] == request.account)
+            and f"{key[0]}:{key[1]}" > request.page_token
+        )
+        page, token = _page(((f"{account}:{symbol}", (account, symbol)) for account, symbol in keys), request)
+        facts = self._gateway.facts
+        sequence, created = self._gateway.executions_position
+        return PositionsAnswer(
+            facts.venue,
+            facts.orders_seq,
+            sequence,
+            created,
+            timestamp(self._clock.now_ns()),
+            [
+                VenuePosition(
+                    *key,
+                    plain(published[key].quantity),
+                    plain(published[key].value),
+                    plain(published[key].fees),
+                    published[key].trades,
+                )
+                for key in page
+            ],
+            token,
+        )
+
+    async def orders(self, request: OrdersRequest) -> OrdersAnswer:
+        """One order by its id, or one page of the working orders by id."""
+        working = self._gateway.engine.working
+        token = ""
+        if request.order_id:
+            found = working.get(request.order_id)
+            if found is not None:
+                orders = [_working(found)]
+            else:
+                ended = await self._ended(request.order_id)
+                orders = [] if ended is None else [_ended(request.order_id, ended)]
+        else:
+            chosen = (
+                (order_id, order)
+                for order_id, order in working.items()
+                if (not request.account or order.account == request.account) and order_id > request.page_token
+            )
+            page, token = _page(chosen, request)
+            orders = [_working(order) for order in page]
+        facts = self._gateway.facts
+        return OrdersAnswer(facts.venue, facts.orders_seq, timestamp(self._clock.now_ns()), orders, token)
+
+    async def _ended(self, order_id: str) -> EndedOrder | None:
+        known = self._gateway.recall(order_id)
+        if known is None:
+            known = (await self._journal.find([order_id])).get(order_id)
+        return known
+
+    async def _on_positions(self, message: Msg) -> None:
+        request = _read(PositionsRequest, message.data)
+        await _respond(message, request if isinstance(request, ErrorAnswer) else self.positions(request))
+
+    async def _on_orders(self, message: Msg) -> None:
+        request = _read(OrdersRequest, message.data)
+        await _respond(message, request if isinstance(request, ErrorAnswer) else await self.orders(request))
+
+
+_T = TypeVar("_T")
+
+
+def _page(
+    candidates: Iterable[tuple[str, _T]], request: PositionsRequest | OrdersRequest
+) -> tuple[list[_T], str]:
+    """The first `page_size` by name, and the token of the next page (the last name; empty: no more)."""
+    chosen = sorted(candidates, key=lambda candidate: candidate[0])
+    page = chosen[: request.page_size]
+    token = page[-1][0] if len(chosen) > len(page) else ""
+    return [one for _, one in page], token
+
+
+def _working(order: WorkingOrder) -> VenueOrder:
+    terms = order.terms
+    return VenueOrder(
+        order_id=order.order_id,
+        account=order.account,
+        state=order.state,
+        cumulative=order.cumulative,
+        revision=order.revision,
+        cancels=order.cancels,
+        symbol=order.symbol,
+        side=order.side,
+        type=order.order_type,
+        time_in_force=order.time_in_force,
+        quantity=terms.quantity,
+        price=terms.price,
+        stop_price=terms.stop_price,
+        protection_price=terms.protection_price,
+        leaves=order.leaves,
+        expire_at=timestamp(order.expire_ns) if order.expire_ns else None,
+    )
+
+
+def _ended(order_id: str, ended: EndedOrder) -> VenueOrder:
+    account = order_id.rpartition("-")[0]
+    return VenueOrder(order_id, account, ended.state, ended.cumulative, ended.revision, ended.cancels)
+
+
+def _read(kind: type[_R], data: bytes) -> _R | ErrorAnswer:
+    try:
+        return msgspec.json.decode(data or b"{}", type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return ErrorAnswer(str(error))
+
+
+async def _respond(message: Msg, answer: PositionsAnswer | OrdersAnswer | ErrorAnswer) -> None:
+    if message.reply:
+        await message.respond(_encode(answer))

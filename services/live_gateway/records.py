@@ -1,0 +1,146 @@
+"""How the venue's state is written down: the rows of the journal, and the messages that wait to be
+published.
+"""
+
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+
+from services.ledger.numbers import ZERO
+from services.ledger.order import OrderState, Side
+from services.live_gateway.orders import EndedOrder, Position, Trade, WorkingOrder
+from services.messages import Fill
+
+
+class Facts(msgspec.Struct):
+    """The one row of single facts."""
+
+    venue: str
+    """Identity of this journal, the first part of every exec id."""
+    next_number: int = 1
+    """Second part of the next exec id."""
+    highest_ulid: str = ""
+    """Of all orders that ended."""
+    orders_created: str = ""
+    """When stream ORDERS was created, as the server writes it: tells a recreated stream."""
+    orders_seq: int = 0
+    """Last sequence of ORDERS that was decided on."""
+    executions_created: str = ""
+    executions_seq: int = 0
+    """All reports up to this sequence of EXECUTIONS are known to be stored there."""
+    marks: dict[str, tuple[Decimal, int]] = {}
+    """symbol → (mark, when it was received)."""
+
+
+class Outgoing(msgspec.Struct, array_like=True, gc=False):
+    """A message that has to be published, verbatim, until the stream has acknowledged it."""
+
+    subject: str
+    msg_id: str
+    payload: bytes
+
+
+class Movement(msgspec.Struct, frozen=True, gc=False):
+    """What one trade does to a position."""
+
+    account: str
+    symbol: str
+    quantity: Decimal
+    """Signed: negative for a sale."""
+    value: Decimal
+    fee: Decimal
+
+    def apply(self, positions: dict[tuple[str, str], Position], sign: int = 1) -> None:
+        """Adds the trade to `positions`, or takes it out again with `sign` -1."""
+        key = (self.account, self.symbol)
+        position = positions.get(key)
+        if position is None:
+            position = positions[key] = Position()
+        position.quantity += sign * self.quantity
+        position.value += sign * self.value
+        position.fees += sign * self.fee
+        position.trades += sign
+
+
+def movement_of(message: Outgoing) -> Movement | None:
+    """The movement in a waiting message; None when it is no trade."""
+    if not message.subject.startswith("fills."):
+        return None
+    fill = msgspec.json.decode(message.payload, type=Fill)
+    signed = fill.quantity if fill.side is Side.BUY else -fill.quantity
+    return Movement(fill.account, fill.symbol, signed, signed * fill.price, fill.fee or ZERO)
+
+
+def movement(trade: Trade) -> Movement:
+    """The movement of a trade."""
+    signed = trade.quantity if trade.side is Side.BUY else -trade.quantity
+    return Movement(trade.account, trade.symbol, signed, signed * trade.price, trade.fee)
+
+
+_encode: Final = msgspec.json.Encoder(decimal_format="string").encode
+_decode_working: Final = msgspec.json.Decoder(WorkingOrder).decode
+_decode_facts: Final = msgspec.json.Decoder(Facts).decode
+_encode_batch: Final = msgspec.msgpack.Encoder().encode
+_decode_batch: Final = msgspec.msgpack.Decoder(list[Outgoing]).decode
+
+
+def encode_facts(facts: Facts) -> str:
+    return _encode(facts).decode()
+
+
+def decode_facts(text: str) -> Facts:
+    return _decode_facts(text)
+
+
+def encode_batch(messages: list[Outgoing]) -> bytes:
+    return _encode_batch(messages)
+
+
+def decode_batch(data: bytes) -> list[Outgoing]:
+    return _decode_batch(data)
+
+
+def encode_working(orders: Iterable[WorkingOrder]) -> str:
+    """A JSON array of [order_id, record as text]; the record's numbers must not pass through SQLite's."""
+    return _rows((order.order_id, _encode(order).decode()) for order in orders)
+
+
+def decode_working(record: str) -> WorkingOrder:
+    return _decode_working(record)
+
+
+def encode_ended(ended: Mapping[str, EndedOrder]) -> str:
+    """A JSON array of the columns of table `ended`."""
+    return _rows(
+        (order_id, order.state, str(order.cumulative), order.cancels, order.revision)
+        for order_id, order in ended.items()
+    )
+
+
+def decode_ended(row: tuple[Any, ...]) -> tuple[str, EndedOrder]:
+    order_id, state, cumulative, cancels, revision = row
+    return order_id, EndedOrder(OrderState(state), Decimal(cumulative), cancels, revision)
+
+
+def encode_positions(keys: Iterable[tuple[str, str]], positions: Mapping[tuple[str, str], Position]) -> str:
+    """A JSON array of the columns of table `positions`."""
+    rows = []
+    for key in keys:
+        position = positions[key]
+        rows.append((*key, str(position.quantity), str(position.value), str(position.fees), position.trades))
+    return _rows(rows)
+
+
+def decode_position(row: tuple[Any, ...]) -> tuple[tuple[str, str], Position]:
+    account, symbol, quantity, value, fees, trades = row
+    return (account, symbol), Position(Decimal(quantity), Decimal(value), Decimal(fees), trades)
+
+
+def encode_ids(ids: Iterable[str]) -> str:
+    return _rows(ids)
+
+
+def _rows(rows: Iterable[object]) -> str:
+    return _encode(list(rows)).decode()

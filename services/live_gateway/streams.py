@@ -1,0 +1,55 @@
+"""What the server says of a stream: since when it exists, and where it ends."""
+
+from typing import Final
+
+import msgspec
+
+from services.runtime.connections import NatsClient
+
+_TIMEOUT_SEC: Final = 2.0
+
+
+class StreamMissing(Exception):
+    """The stream does not exist."""
+
+
+class StreamUnavailable(Exception):
+    """The server answered with an error; the message has it."""
+
+
+class StreamState(msgspec.Struct, frozen=True):
+    """One stream at one moment."""
+
+    created: str
+    """When it was created; another value means another stream of the same name."""
+    messages: int
+    last_seq: int
+
+
+class _State(msgspec.Struct):
+    messages: int = 0
+    last_seq: int = 0
+
+
+class _Error(msgspec.Struct):
+    code: int = 0
+    description: str = ""
+
+
+class _Info(msgspec.Struct):
+    created: str = ""
+    state: _State = msgspec.field(default_factory=_State)
+    error: _Error | None = None
+
+
+_decode: Final = msgspec.json.Decoder(_Info).decode
+
+
+async def stream_state(client: NatsClient, stream: str) -> StreamState:
+    """Asks the server. Raises `StreamMissing`, `StreamUnavailable`, or the client's errors."""
+    answer = await client.request(f"$JS.API.STREAM.INFO.{stream}", b"", timeout=_TIMEOUT_SEC)
+    info = _decode(answer.data)
+    if info.error is not None:
+        kind = StreamMissing if info.error.code == 404 else StreamUnavailable
+        raise kind(f"{stream}: {info.error.description}")
+    return StreamState(info.created, info.state.messages, info.state.last_seq)
