@@ -1,0 +1,210 @@
+"""The questions asked of QuestDB. Numbers come back as exact decimals."""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Final
+
+import psycopg
+
+from services.questdb.schema import FILLS, Table
+from services.runtime.connections import QuestdbPool
+
+LARGEST_PAGE: Final = 1000
+_POLL_SEC: Final = 0.01
+_MISSING_TABLE: Final = "table does not exist"
+"""How QuestDB says so: it has no error codes."""
+
+
+class TableSuspended(Exception):
+    """QuestDB has stopped applying a table's log; an operator has to resume it."""
+
+
+class BadPageToken(ValueError):
+    """A page token that this query did not give out."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFill:
+    """One row of `fills`."""
+
+    time: datetime
+    """The venue's wall clock, UTC."""
+    account: str
+    symbol: str
+    side: str
+    order_id: str
+    """Empty: a fill of an unknown order."""
+    fill_id: str
+    quantity: Decimal
+    price: Decimal
+    fee: Decimal
+    liquidity: str
+    stream_seq: int
+    """Sequence in EXECUTIONS."""
+
+
+@dataclass(frozen=True, slots=True)
+class FillFilter:
+    """Which fills; an empty member does not restrict."""
+
+    account: str = ""
+    symbol: str = ""
+    order_id: str = ""
+    start: datetime | None = None
+    """Fills at or after it."""
+    end: datetime | None = None
+    """Fills before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FillPage:
+    """Fills, newest first."""
+
+    fills: tuple[StoredFill, ...]
+    next_page_token: str
+    """Empty on the last page."""
+
+
+@dataclass(frozen=True, slots=True)
+class FillTotals:
+    """Sums over the fills of one account in one symbol."""
+
+    quantity: Decimal
+    """Bought less sold."""
+    fees: Decimal
+    count: int
+
+
+async def list_fills(
+    pool: QuestdbPool, wanted: FillFilter, page_size: int = 100, page_token: str = ""
+) -> FillPage:
+    """One page of the fills that match, newest first; 1 ≤ `page_size` ≤ `LARGEST_PAGE`.
+
+    Pages are cut by (time, sequence), so fills that are stored meanwhile shift nothing. Raises
+    `BadPageToken`, and `psycopg.Error` or `TimeoutError` when QuestDB does not answer.
+    """
+    conditions, values = _conditions(wanted)
+    if page_token:
+        time, sequence = _position(page_token)
+        # The first condition alone narrows the partitions that are read.
+        conditions += ["timestamp <= %s", "(timestamp < %s OR stream_seq < %s)"]
+        values += [time, time, sequence]
+    query = (
+        f"SELECT {_COLUMNS} FROM {FILLS.name}{_where(conditions)} "
+        f"ORDER BY timestamp DESC, stream_seq DESC LIMIT {min(max(page_size, 1), LARGEST_PAGE) + 1}"
+    )
+    rows = await _rows(pool, query, values)
+    fills = tuple(StoredFill(row[0].replace(tzinfo=UTC), *row[1:]) for row in rows[:page_size])
+    return FillPage(fills, _token(fills[-1]) if len(rows) > page_size else "")
+
+
+async def count_fills(pool: QuestdbPool, account: str = "") -> int:
+    """How many fills are stored, of `account` or of all; 0 when the table does not exist yet."""
+    conditions, values = _conditions(FillFilter(account=account))
+    rows = await _rows(pool, f"SELECT count() FROM {FILLS.name}{_where(conditions)}", values)
+    return int(rows[0][0]) if rows else 0
+
+
+async def fill_totals(
+    pool: QuestdbPool,
+    after_sequence: int = 0,
+    through_sequence: int | None = None,
+    accounts: Iterable[str] = (),
+) -> dict[tuple[str, str], FillTotals]:
+    """Σ of the stored fills by (account, symbol), exactly.
+
+    Only fills with `after_sequence` < sequence ≤ `through_sequence` (None: all later ones) count, so a caller
+    can add the result to that of an earlier call. `accounts` restricts to some. Call `wait_applied` first
+    when everything that was acknowledged has to be in it.
+    """
+    conditions, values = ["stream_seq > %s"], [after_sequence]
+    if through_sequence is not None:
+        conditions.append("stream_seq <= %s")
+        values.append(through_sequence)
+    names = sorted(set(accounts))
+    if names:
+        conditions.append(f"account IN ({', '.join(['%s'] * len(names))})")
+    query = (
+        f"SELECT account, symbol, side, sum(quantity), sum(fee), count() FROM {FILLS.name}"
+        f"{_where(conditions)} GROUP BY account, symbol, side"
+    )
+    totals: dict[tuple[str, str], FillTotals] = {}
+    for account, symbol, side, quantity, fees, count in await _rows(pool, query, [*values, *names]):
+        signed = quantity if side == "buy" else -quantity
+        before = totals.get((account, symbol), _NOTHING)
+        totals[account, symbol] = FillTotals(
+            before.quantity + signed, before.fees + fees, before.count + int(count)
+        )
+    return totals
+
+
+async def wait_applied(pool: QuestdbPool, *tables: Table, timeout_sec: float = 30.0) -> None:
+    """Returns when everything committed to `tables` before the call can be read.
+
+    Raises `TimeoutError`, and `TableSuspended` for a table that QuestDB no longer applies.
+    """
+    names = [table.name for table in tables]
+    query = "SELECT name, suspended, writerTxn, sequencerTxn FROM wal_tables()"
+    targets: dict[str, int] | None = None
+    async with asyncio.timeout(timeout_sec):
+        while True:
+            state = {row[0]: row[1:] for row in await pool.execute(query) if row[0] in names}
+            if targets is None:
+                targets = {name: committed for name, (_, _, committed) in state.items()}
+            suspended = sorted(name for name, (stopped, _, _) in state.items() if stopped)
+            if suspended:
+                raise TableSuspended(f"suspended tables: {', '.join(suspended)}")
+            if all(applied >= targets.get(name, 0) for name, (_, applied, _) in state.items()):
+                return
+            await asyncio.sleep(_POLL_SEC)
+
+
+_COLUMNS: Final = ", ".join(column.name for column in FILLS.columns)
+_NOTHING: Final = FillTotals(Decimal(0), Decimal(0), 0)
+
+
+async def _rows(pool: QuestdbPool, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """The answer of `query`; none when its table was not made yet, because nothing was ever stored."""
+    try:
+        return await pool.execute(query, values)
+    except psycopg.DatabaseError as error:
+        if _MISSING_TABLE in str(error):
+            return []
+        raise
+
+
+def _conditions(wanted: FillFilter) -> tuple[list[str], list[Any]]:
+    given = (
+        ("account = %s", wanted.account),
+        ("symbol = %s", wanted.symbol),
+        ("order_id = %s", wanted.order_id),
+        ("timestamp >= %s", wanted.start),
+        ("timestamp < %s", wanted.end),
+    )
+    chosen = [(condition, value) for condition, value in given if value]
+    return [condition for condition, _ in chosen], [value for _, value in chosen]
+
+
+def _where(conditions: Sequence[str]) -> str:
+    return f" WHERE {' AND '.join(conditions)}" if conditions else ""
+
+
+def _token(last: StoredFill) -> str:
+    microseconds = round(last.time.timestamp() * 1_000_000)
+    return base64.urlsafe_b64encode(f"{microseconds}:{last.stream_seq}".encode()).decode().rstrip("=")
+
+
+def _position(token: str) -> tuple[datetime, int]:
+    try:
+        text = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
+        microseconds, _, sequence = text.partition(":")
+        return datetime.fromtimestamp(int(microseconds) // 1_000_000, UTC).replace(
+            microsecond=int(microseconds) % 1_000_000
+        ), int(sequence)
+    except (ValueError, OverflowError, OSError, binascii.Error) as error:
+        raise BadPageToken("the page token is not one of this list") from error
