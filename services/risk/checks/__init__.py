@@ -1,5 +1,6 @@
 """Pre-trade checks: pure functions of account, order, marks and limits, on the domain alone."""
 
+from services.risk.checks.candidate import Candidate, DryOrder
 from services.risk.checks.evaluate import Control, Verdict, assess, evaluate
 from services.risk.checks.exposure import AccountRisk, SymbolExposure, appraise
 from services.risk.checks.limits import (
@@ -17,7 +18,9 @@ __all__ = [
     "CHECK_NAMES",
     "LIMIT_KEYS",
     "AccountRisk",
+    "Candidate",
     "Control",
+    "DryOrder",
     "Limits",
     "LimitsUnreadable",
     "Market",

@@ -5,7 +5,8 @@ from typing import Final
 
 from services.ledger.account import Account, Position
 from services.ledger.numbers import ZERO
-from services.ledger.order import Order, OrderType, Side
+from services.ledger.order import OrderType, Side
+from services.risk.checks.candidate import Candidate
 from services.risk.checks.exposure import AccountRisk, Addition, SymbolExposure, appraise, is_live
 from services.risk.checks.limits import Limits, LimitsUnreadable, Policy, limits_in_force
 from services.risk.checks.market import Market, Quote
@@ -44,7 +45,7 @@ class Case:
     def __init__(
         self,
         account: Account,
-        order: Order,
+        order: Candidate,
         market: Market,
         policy: Policy,
         max_open_orders: int,

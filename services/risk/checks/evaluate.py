@@ -6,7 +6,8 @@ from typing import Final
 
 from services.ledger.account import Account
 from services.ledger.commands import Approved, Refused
-from services.ledger.order import Order, Reservation
+from services.ledger.order import Reservation
+from services.risk.checks.candidate import Candidate
 from services.risk.checks.case import Case, NoReferencePrice
 from services.risk.checks.controls import CONTROLS, ControlRule, Failure
 from services.risk.checks.display import text
@@ -45,7 +46,7 @@ class Verdict:
     error: Exception | None = None
     """What went wrong when the reason is `risk_check_error`; for the log, never for a client."""
 
-    def decision(self, order: Order) -> Approved | Refused:
+    def decision(self, order: Candidate) -> Approved | Refused:
         """The verdict on `order` as the ledger takes it."""
         unit = self.unit
         if not self.approved or unit is None:
@@ -56,7 +57,7 @@ class Verdict:
 
 def evaluate(
     account: Account,
-    order: Order,
+    order: Candidate,
     market: Market,
     policy: Policy,
     *,
@@ -86,7 +87,7 @@ def evaluate(
 
 
 def assess(
-    account: Account, order: Order, market: Market, policy: Policy, max_open_orders: int = 0
+    account: Account, order: Candidate, market: Market, policy: Policy, max_open_orders: int = 0
 ) -> Approved | Refused:
     """`evaluate` as the ledger's `Assess`."""
     return evaluate(account, order, market, policy, max_open_orders=max_open_orders).decision(order)
