@@ -176,12 +176,12 @@ class Market:
 def replay_of(settings: MarketDataConfig) -> Replay:
     """The replay that the settings describe. Raises `SettingsError` for a symbol without candles."""
     paths = {}
-    for symbol, instrument in settings.instruments.items():
+    for instrument in settings.instruments:
         try:
-            bars = bars_of_day(symbol, settings.replay.day)
+            bars = bars_of_day(instrument.symbol, settings.replay.day)
         except LookupError as error:
-            raise SettingsError(f"instruments.{symbol}: {error}") from None
-        paths[symbol] = path_through(bars, instrument.price_increment)
+            raise SettingsError(f"instruments: {error}") from None
+        paths[instrument.symbol] = path_through(bars, instrument.price_increment)
     return Replay(paths, nanoseconds_of(settings.replay.start_time), settings.replay.speed)
 
 

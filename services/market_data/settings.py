@@ -2,10 +2,11 @@
 
 from datetime import date, time
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator
 
+from services.instruments import DEFAULT_INSTRUMENTS, InstrumentList, instruments_of
 from services.runtime.settings import (
     MonitoringSettings,
     NatsSettings,
@@ -66,17 +67,6 @@ class ReplaySettings(Section):
     """Milliseconds between two ticks of a symbol."""
 
 
-class InstrumentSettings(Section):
-    """One symbol that is published."""
-
-    price_increment: Annotated[Number, Field(gt=0)] = Decimal("0.01")
-    """Every published price is a whole multiple of it."""
-
-
-def _instruments() -> dict[str, InstrumentSettings]:
-    return {symbol: InstrumentSettings() for symbol in ("BTCUSDT", "ETHUSDT", "SOLUSDT")}
-
-
 class MarketDataMonitoringSettings(MonitoringSettings):
     """Section `monitoring`."""
 
@@ -91,15 +81,12 @@ class MarketDataConfig(ServiceConfig):
     nats: NatsSettings = NatsSettings()
     questdb: MarketDataQuestdbSettings = MarketDataQuestdbSettings()
     replay: ReplaySettings = ReplaySettings()
-    instruments: dict[str, InstrumentSettings] = Field(default_factory=_instruments, min_length=1)
+    instruments: InstrumentList = DEFAULT_INSTRUMENTS
     """The published symbols; each needs recorded candles of `replay.day`."""
     monitoring: MarketDataMonitoringSettings = MarketDataMonitoringSettings()
 
-    @model_validator(mode="before")
+    @field_validator("instruments")
     @classmethod
-    def _empty_instruments_are_defaults(cls, raw: Any) -> Any:
-        """`SOLUSDT:` without keys means the instrument with its defaults."""
-        if isinstance(raw, dict) and isinstance(raw.get("instruments"), dict):
-            filled = {symbol: {} if keys is None else keys for symbol, keys in raw["instruments"].items()}
-            return {**raw, "instruments": filled}
-        return raw
+    def _each_once(cls, instruments: InstrumentList) -> InstrumentList:
+        instruments_of(instruments)
+        return instruments

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from decimal import Decimal
+from itertools import pairwise
 from typing import Final
 
 from services.risk.checks.market import Returns
@@ -41,6 +42,6 @@ def daily_returns(
         needed = range(end - lookback, end + 1)
         if all(day in days for day in needed):
             prices = [float(days[day]) for day in needed]
-            changes = tuple(after / before - 1.0 for before, after in zip(prices, prices[1:], strict=False))
+            changes = tuple(after / before - 1.0 for before, after in pairwise(prices))
             found[symbol] = Returns.of(end, changes)
     return found
