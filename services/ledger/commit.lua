@@ -151,3 +151,12 @@ server.register_function('trade2026_forget_@VERSION@', function(keys, args)
   if #ids > 0 then server.call('ZREM', keys[1], unpack(ids)) end
   return #ids
 end)
+
+-- KEYS: present workers. ARGV: worker, milliseconds. Answers how many workers are present, this one included.
+server.register_function('trade2026_present_@VERSION@', function(keys, args)
+  local time = server.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  server.call('ZADD', keys[1], now + args[2], args[1])
+  server.call('ZREMRANGEBYSCORE', keys[1], '-inf', now)
+  return server.call('ZCARD', keys[1])
+end)

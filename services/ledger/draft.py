@@ -36,9 +36,8 @@ class Copy:
     def advanced(
         self, token: str, account: Account | None, fields: Mapping[bytes, bytes], orders: Mapping[str, Order]
     ) -> "Copy":
-        """The copy after a commit. It takes over this one's parts, which must not be used any more."""
-        self.fields.update(fields)
-        kept = self.orders
+        """The copy after a commit; this one stays what it is, because loads on their way may look at it."""
+        kept = dict(self.orders)
         for order_id, order in orders.items():
             if order.is_open:
                 kept[order_id] = order
@@ -47,7 +46,7 @@ class Copy:
         if len(kept) > ORDERS_KEPT:
             for order_id in list(kept)[: len(kept) - ORDERS_KEPT]:
                 del kept[order_id]
-        return Copy(token, account, self.fields, kept)
+        return Copy(token, account, {**self.fields, **fields}, kept)
 
 
 class Draft:

@@ -33,7 +33,7 @@ from services.ledger.order import Order
 from services.ledger.partition import PARTITIONS
 from services.ledger.reading import OrderPage, Reading
 from services.ledger.registry import AccountRegistry
-from services.ledger.store import REMEMBERED_DENIALS, Store
+from services.ledger.store import REMEMBERED_DENIALS, Store, load_if_lost
 from services.ledger.transition import named_order
 from services.runtime.clock import Clock
 from services.runtime.ids import new_ulid
@@ -345,9 +345,9 @@ class Ledger:
     async def _after_refusal(self, error: RequestRefused) -> None:
         """Returns when the request may be tried again; raises `LedgerUnavailable` otherwise."""
         text = str(error)
-        if "Function not found" in text:
-            await self._store.load_functions()
-        elif text.startswith(("LOADING", "BUSY", "MASTERDOWN")):
+        if await load_if_lost(self._store.commits, error):
+            return
+        if text.startswith(("LOADING", "BUSY", "MASTERDOWN")):
             await asyncio.sleep(_RETRY_WAIT)
         else:
             raise LedgerUnavailable(text) from error

@@ -29,12 +29,23 @@ _VERSION: Final = hashlib.sha256(_SOURCE.encode()).hexdigest()[:12]
 LIBRARY: Final = _SOURCE.replace("@VERSION@", _VERSION)
 """The Valkey Functions. Their names carry a hash of the text: old and new workers run side by side."""
 
+LOAD_LIBRARY: Final = ("FUNCTION", "LOAD", LIBRARY)
+"""For the start of every connection that calls them; a library that is there already is no error."""
+
 _randomness: Final = random.Random(os.urandom(32))
 
 
 def function(name: str) -> str:
-    """The full name of one of the library's functions: commit, project, lease, release, forget."""
+    """The full name of one of the library's functions: commit, project, lease, release, forget, present."""
     return f"trade2026_{name}_{_VERSION}"
+
+
+async def load_if_lost(connection: Connection, error: Exception) -> bool:
+    """Loads the library again when `error` says that the server lost it; False for any other error."""
+    if "Function not found" not in str(error):
+        return False
+    await connection.request("FUNCTION", "LOAD", "REPLACE", LIBRARY)
+    return True
 
 
 _COMMIT: Final = function("commit")
@@ -59,10 +70,9 @@ class Store:
         self._partitions = partitions
         self._remembered_denials = remembered_denials
         self._invalidated = invalidated
-        library = ("FUNCTION", "LOAD", LIBRARY)
         self.commits: Final = Connection(
             endpoint,
-            prepare=(library, ("CLIENT", "TRACKING", "ON", "NOLOOP")),
+            prepare=(LOAD_LIBRARY, ("CLIENT", "TRACKING", "ON", "NOLOOP")),
             invalidated=self._on_invalidation,
         )
         self.reads: Final = Connection(endpoint)
@@ -82,10 +92,6 @@ class Store:
         for key in stored:
             # account:{p<N>}:<account>
             self._invalidated(key.decode().rpartition(":")[2])
-
-    async def load_functions(self) -> None:
-        """Loads the library again, for a server that lost it."""
-        await self.commits.request("FUNCTION", "LOAD", "REPLACE", LIBRARY)
 
     def keys_of(self, account: str) -> AccountKeys:
         return account_keys(account, self._partitions)

@@ -1,0 +1,116 @@
+"""Folding LEDGER: the journal of events gives every account and order again, as they are stored.
+
+A message of LEDGER may repeat events that an earlier one brought (the relay starts again from the oldest
+commit that was not acknowledged); a number that is missing never follows later, and is an error.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from decimal import Decimal
+from typing import Any
+
+from services.ledger.account import Account
+from services.ledger.codec import Commit
+from services.ledger.events import Event, Filled
+from services.ledger.numbers import plain
+from services.ledger.order import Order
+from services.ledger.transition import event_order, evolve
+
+
+class JournalGap(Exception):
+    """Events of an account are missing in the journal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One event that was new: its number, and what it led to."""
+
+    seq: int
+    time_ns: int
+    event: Event
+    account: Account
+    order: Order | None
+
+
+@dataclass(slots=True)
+class FoldedAccount:
+    """An account and its orders by id."""
+
+    account: Account
+    orders: dict[str, Order] = field(default_factory=dict)
+
+
+class Journal:
+    """The fold of LEDGER's messages in the order of the stream."""
+
+    def __init__(self) -> None:
+        self.accounts: dict[str, FoldedAccount] = {}
+        self.repeated = 0
+        """Events that were skipped because they had been folded before."""
+
+    def apply(self, commit: Commit) -> list[Step]:
+        """Folds a commit; returns the events that were new. Raises `JournalGap`."""
+        steps: list[Step] = []
+        held = self.accounts.get(commit.account)
+        for seq, event in enumerate(commit.events, commit.seq):
+            last = held.account.event_seq if held is not None else 0
+            if seq <= last:
+                self.repeated += 1
+                continue
+            if seq != last + 1:
+                raise JournalGap(f"account {commit.account}: event {seq} follows event {last}")
+            unknown = isinstance(event, Filled) and event.unknown
+            order = held.orders.get(event_order(event)) if held is not None and not unknown else None
+            account, order = evolve(
+                held.account if held is not None else None, order, event, commit.time_ns, commit.account
+            )
+            if held is None:
+                held = self.accounts[commit.account] = FoldedAccount(account)
+            held.account = account
+            if order is not None:
+                held.orders[order.order_id] = order
+            steps.append(Step(seq, commit.time_ns, event, account, order))
+        return steps
+
+
+def differences(folded: FoldedAccount, stored: FoldedAccount) -> list[str]:
+    """Every field in which a folded account and its stored form differ, as sentences.
+
+    Ended orders that are no longer stored do not count; every order that is stored, and every open one, does.
+    """
+    found = list(_unequal(f"account {folded.account.account}", folded.account, stored.account))
+    for order_id, order in folded.orders.items():
+        if order_id in stored.orders:
+            found += _unequal(f"order {order_id}", order, stored.orders[order_id])
+        elif order.is_open:
+            found.append(f"order {order_id} is open in the journal and not stored")
+    for order_id in stored.orders.keys() - folded.orders.keys():
+        found.append(f"order {order_id} is stored and not in the journal")
+    return found
+
+
+def fingerprint(accounts: Iterable[Account], orders: Iterable[Order]) -> str:
+    """A hash of accounts and orders that is equal when all their fields are, however numbers are written."""
+    lines = [repr(_canonical(account)) for account in sorted(accounts, key=lambda a: a.account)]
+    lines += [repr(_canonical(order)) for order in sorted(orders, key=lambda o: o.order_id)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _unequal(name: str, folded: Any, stored: Any) -> Iterable[str]:
+    for part in fields(folded):
+        ours, theirs = getattr(folded, part.name), getattr(stored, part.name)
+        if ours != theirs:
+            yield f"{name}: {part.name} is {ours!r} in the journal and {theirs!r} in the store"
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return str(plain(value))
+    if isinstance(value, Mapping):
+        return {key: _canonical(value[key]) for key in sorted(value)}
+    if isinstance(value, tuple | list):
+        return [_canonical(item) for item in value]
+    if is_dataclass(value):
+        return {part.name: _canonical(getattr(value, part.name)) for part in fields(value)}
+    return str(value) if value is not None else None

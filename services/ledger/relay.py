@@ -1,0 +1,322 @@
+"""The relay of a partition's owner: outbox → LEDGER → positions → trim.
+
+Commits of one account leave in their order, one message in flight; what queues up meanwhile goes together in
+the next message. Accounts do not wait for each other. A message that was not acknowledged is published again
+under the same id, and an entry leaves the outbox only after everything that follows from it was done, so that
+a crash between two steps repeats a step and never skips one.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import msgspec
+import nats.errors
+
+from services.ledger import codec, keys
+from services.ledger.connection import Connection, Endpoint
+from services.ledger.errors import NotConnected, RequestRefused, Unanswered
+from services.ledger.partition import PARTITIONS
+from services.ledger.positions import Positions
+from services.ledger.store import LOAD_LIBRARY, function, load_if_lost
+from services.runtime.clock import Clock
+from services.runtime.publisher import PubAck, PublishError
+from services.runtime.telemetry import counter, gauge, get_logger
+
+_log = get_logger("ledger.relay")
+_backlog = gauge("ledger_relay_backlog", "Commits read from the outbox and not yet carried to LEDGER")
+_retries = counter("ledger_relay_retries", "Steps of the relay that had to be repeated")
+
+_BLOCK_MS: Final = 200
+_READ_COUNT: Final = 256
+_TRIM_INTERVAL: Final = 0.05
+_FORGET_INTERVAL: Final = 5.0
+_FORGET_COUNT: Final = 500
+_RETRY_WAIT: Final = 0.1
+_RETRY_WAIT_MAX: Final = 2.0
+_VALKEY_ERRORS: Final = (NotConnected, Unanswered, RequestRefused)
+
+
+class JournalPublisher(Protocol):
+    """`services.runtime.publisher.Publisher`, as far as the relay uses it."""
+
+    async def publish(self, subject: str, payload: bytes, msg_id: str, timeout: float = ...) -> PubAck:
+        """Publishes to JetStream; raises `PublishError` when no acknowledgement came."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelayOptions:
+    """Where the outboxes are, and how much goes at once."""
+
+    url: str = "redis://127.0.0.1:6379"
+    db: int = 0
+    partitions: int = PARTITIONS
+    max_message_bytes: int = 256 * 1024
+    """Commits are joined in one message up to this size; a single commit may be larger."""
+    max_backlog: int = 20_000
+    """Commits read and not yet carried at which reading pauses."""
+    realtime_positions: bool = True
+    """False: positions are published and projected at reconciliation only."""
+
+
+class _Head(msgspec.Struct):
+    """What the relay needs to know of an outbox entry."""
+
+    account: str
+    seq: int
+    time_ns: int
+
+
+_HEAD: Final = msgspec.json.Decoder(_Head)
+
+
+@dataclass(slots=True)
+class _Entry:
+    entry_id: bytes
+    head: _Head
+    envelope: bytes
+    positions: bytes | None
+    done: bool = False
+
+
+class _Owned:
+    """One owned partition: how far its outbox is read, and what of it is still under way."""
+
+    def __init__(self, partition: int) -> None:
+        self.partition = partition
+        self.outbox = keys.outbox(partition)
+        self.cursor: bytes = b"0-0"
+        self.entries: deque[_Entry] = deque()
+        self.queues: dict[str, deque[_Entry]] = {}
+        self.carriers: set[asyncio.Task[None]] = set()
+        self.trim_to: bytes | None = None
+        self.active = True
+
+
+class Relay:
+    """Carries the outboxes of the partitions that this worker owns; a `PartitionListener`."""
+
+    def __init__(
+        self, options: RelayOptions, publisher: JournalPublisher, positions: Positions, clock: Clock
+    ) -> None:
+        self._options = options
+        self._publisher = publisher
+        self._positions = positions
+        self._clock = clock
+        self._owned: dict[int, _Owned] = {}
+        self._changed = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._queued = 0
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        blocking = Endpoint.parse(options.url, options.db, 1.0 + _BLOCK_MS / 1000)
+        self._reader = Connection(blocking)
+        self._writer = Connection(Endpoint.parse(options.url, options.db), prepare=(LOAD_LIBRARY,))
+
+    @property
+    def backlog(self) -> int:
+        """Commits read from the outboxes whose way is not finished."""
+        return self._queued
+
+    async def acquired(self, partition: int, fence: int) -> None:
+        """Starts with the oldest entry of the partition's outbox."""
+        self._owned[partition] = _Owned(partition)
+        self._changed.set()
+
+    async def lost(self, partition: int) -> None:
+        """Ends the partition's carriers. What they had not finished is repeated by the next owner."""
+        owned = self._owned.pop(partition, None)
+        if owned is None:
+            return
+        owned.active = False
+        for task in owned.carriers:
+            task.cancel()
+        await asyncio.gather(*owned.carriers, return_exceptions=True)
+        self._count(-sum(not entry.done for entry in owned.entries))
+        try:
+            await self._trim(owned)
+        except _VALKEY_ERRORS as error:
+            # An entry that stays is carried again by the next owner, which is harmless.
+            _log.debug("the outbox was not trimmed", error=str(error))
+
+    async def open(self) -> None:
+        """Connects; raises `NotConnected`."""
+        await self._reader.open()
+        await self._writer.open()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Reads and carries until `stop`. Own it as a task: when it raises, nothing is carried any more."""
+        async with asyncio.TaskGroup() as tasks:
+            reading = tasks.create_task(self._read_all())
+            trimming = tasks.create_task(self._trim_all())
+            stopping = tasks.create_task(stop.wait())
+            waiting: list[asyncio.Future[Any]] = [stopping, self._failed]
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            reading.cancel()
+            trimming.cancel()
+        if self._failed.done():
+            self._failed.result()
+        for partition in list(self._owned):
+            await self.lost(partition)
+
+    async def close(self) -> None:
+        await self._reader.close()
+        await self._writer.close()
+
+    async def _read_all(self) -> None:
+        while True:
+            await self._room.wait()
+            owned = list(self._owned.values())
+            if not owned:
+                self._changed.clear()
+                if not self._owned:
+                    await self._changed.wait()
+                continue
+            try:
+                answer = await self._reader.request(
+                    "XREAD", "COUNT", _READ_COUNT, "BLOCK", _BLOCK_MS, "STREAMS",
+                    *(o.outbox for o in owned), *(o.cursor for o in owned),
+                )  # fmt: skip
+            except NotConnected:
+                await self._reader.wait_connected(1.0)
+                continue
+            except (Unanswered, RequestRefused) as error:
+                _log.warning("the outbox could not be read", error=str(error))
+                await asyncio.sleep(_RETRY_WAIT)
+                continue
+            if answer:
+                by_name = {o.outbox.encode(): o for o in owned}
+                for name, found in answer.items() if isinstance(answer, dict) else answer:
+                    self._take(by_name[name], found)
+
+    def _take(self, owned: _Owned, found: Sequence[tuple[bytes, Sequence[bytes]]]) -> None:
+        if not owned.active:
+            return
+        for entry_id, flat in found:
+            owned.cursor = entry_id
+            named = dict(zip(flat[::2], flat[1::2], strict=True))
+            envelope = named[keys.ENVELOPE]
+            entry = _Entry(entry_id, _HEAD.decode(envelope), envelope, named.get(keys.POSITIONS))
+            owned.entries.append(entry)
+            account = entry.head.account
+            queue = owned.queues.get(account)
+            if queue is not None:
+                queue.append(entry)
+                continue
+            owned.queues[account] = deque((entry,))
+            task = asyncio.create_task(self._carry(owned, account), name=f"relay {account}")
+            owned.carriers.add(task)
+            task.add_done_callback(lambda task: self._carried(owned, task))
+        self._count(len(found))
+
+    def _carried(self, owned: _Owned, task: "asyncio.Task[None]") -> None:
+        owned.carriers.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._failed.done():
+            self._failed.set_exception(error)
+
+    async def _carry(self, owned: _Owned, account: str) -> None:
+        """Carries what is queued for one account, message after message."""
+        queue = owned.queues[account]
+        while queue:
+            group = [queue.popleft()]
+            size = len(group[0].envelope)
+            while queue and size + len(queue[0].envelope) < self._options.max_message_bytes:
+                size += len(queue[0].envelope)
+                group.append(queue.popleft())
+            await self._publish(owned.partition, account, group)
+            if self._options.realtime_positions:
+                await self._show(account, group)
+            for entry in group:
+                entry.done = True
+            self._count(-len(group))
+            self._advance(owned)
+        del owned.queues[account]
+
+    async def _publish(self, partition: int, account: str, group: Sequence[_Entry]) -> None:
+        first, last = group[0].head.seq, group[-1].head.seq
+        # The id names the content: an earlier try may have been cut off at another commit.
+        msg_id = f"{account}:{first}" if first == last else f"{account}:{first}-{last}"
+        payload = codec.join_commits([entry.envelope for entry in group])
+        wait = _RETRY_WAIT
+        while True:
+            try:
+                await self._publisher.publish(f"ledger.{partition}.{account}", payload, msg_id)
+                return
+            except PublishError as error:
+                _log.warning(
+                    "ledger events are published again", account=account, seq=first, error=str(error)
+                )
+            _retries.inc()
+            await asyncio.sleep(wait)
+            wait = min(_RETRY_WAIT_MAX, 2 * wait)
+
+    async def _show(self, account: str, group: Sequence[_Entry]) -> None:
+        changes = {
+            change.symbol: (change, entry.head.time_ns)
+            for entry in group
+            if entry.positions is not None
+            for change in codec.decode_positions(entry.positions)
+        }
+        wait = _RETRY_WAIT
+        while changes:
+            try:
+                await self._positions.show(account, changes)
+                return
+            except (*_VALKEY_ERRORS, nats.errors.Error) as error:
+                _log.warning("positions are published again", account=account, error=str(error))
+            _retries.inc()
+            await asyncio.sleep(wait)
+            wait = min(_RETRY_WAIT_MAX, 2 * wait)
+
+    def _advance(self, owned: _Owned) -> None:
+        """Moves the trim point past the entries that are done, up to the first that is not."""
+        entries = owned.entries
+        last: bytes | None = None
+        while entries and entries[0].done:
+            last = entries.popleft().entry_id
+        if last is not None:
+            milliseconds, _, number = last.partition(b"-")
+            owned.trim_to = b"%s-%d" % (milliseconds, int(number) + 1)
+
+    async def _trim_all(self) -> None:
+        forget_at = 0.0
+        while True:
+            await asyncio.sleep(_TRIM_INTERVAL)
+            try:
+                for owned in list(self._owned.values()):
+                    await self._trim(owned)
+                if self._clock.monotonic() >= forget_at:
+                    forget_at = self._clock.monotonic() + _FORGET_INTERVAL
+                    await self._forget()
+            except _VALKEY_ERRORS as error:
+                _log.debug("the outbox was not trimmed", error=str(error))
+                if isinstance(error, RequestRefused) and self._writer.connected:
+                    await load_if_lost(self._writer, error)
+
+    async def _trim(self, owned: _Owned) -> None:
+        until = owned.trim_to
+        if until is not None:
+            await self._writer.request("XTRIM", owned.outbox, "MINID", until)
+            if owned.trim_to == until:
+                owned.trim_to = None
+
+    async def _forget(self) -> None:
+        now_ms = self._clock.now_ns() // 1_000_000
+        for partition in list(self._owned):
+            forgotten = _FORGET_COUNT
+            while forgotten == _FORGET_COUNT:
+                forgotten = await self._writer.request(
+                    "FCALL", function("forget"), 1, keys.ended(partition), now_ms, _FORGET_COUNT
+                )
+
+    def _count(self, change: int) -> None:
+        self._queued += change
+        _backlog.set(self._queued)
+        if self._queued >= self._options.max_backlog:
+            self._room.clear()
+        elif not self._room.is_set():
+            self._room.set()
