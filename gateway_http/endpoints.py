@@ -1,0 +1,183 @@
+"""One rpc behind one HTTP rule: from an ASGI request to its answer."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from starlette.types import Receive, Scope, Send
+
+from gateway_http.calls import OpenCalls
+from gateway_http.codec import Codec, FieldError, MalformedJson
+from gateway_http.failures import (
+    Answer,
+    BodyTooLarge,
+    UnsupportedMediaType,
+    failed,
+    ok,
+    status_answer,
+    status_of_call,
+)
+from gateway_http.http_rules import HttpRule
+from gateway_http.request_binding import RequestBinding
+from gateway_http.servicer_context import HttpServicerContext
+from gateway_http.targets import UnaryCall
+from services.runtime.errors import InvalidArgument, ServiceError
+
+MAX_BODY_BYTES: Final = 64 << 10
+MAX_BATCH_BYTES: Final = 1 << 20
+BATCH: Final = "batch"
+"""The verb of paths that take many messages in one body."""
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its request was whole."""
+
+
+class Endpoint(Protocol):
+    """Serves one HTTP method and path."""
+
+    async def __call__(
+        self, variables: Mapping[str, str], scope: Scope, receive: Receive, send: Send
+    ) -> None: ...
+
+
+async def send_answer(answer: Answer, send: Send) -> None:
+    """Sends a whole response."""
+    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+class RequestSource:
+    """Reads and builds the requests of one endpoint."""
+
+    __slots__ = ("_binding", "_limit")
+
+    def __init__(self, binding: RequestBinding, rule: HttpRule) -> None:
+        self._binding = binding
+        self._limit = MAX_BATCH_BYTES if rule.template.verb == BATCH else MAX_BODY_BYTES
+
+    async def request(self, variables: Mapping[str, str], scope: Scope, receive: Receive) -> Message:
+        """Raises `InvalidArgument`, `FieldError`, `MalformedJson` and `ClientGone`."""
+        headers = dict(scope["headers"])
+        body = b""
+        if self._binding.takes_body:
+            _refuse_drive_by(headers)
+            body = await _read_body(headers, receive, self._limit)
+        try:
+            return self._binding.build(variables, scope["query_string"], body, headers)
+        except RecursionError:
+            raise InvalidArgument("", "the value is nested too deep") from None
+
+
+async def _read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int) -> bytes:
+    declared = headers.get(b"content-length")
+    if declared is not None and int(declared) > limit:
+        raise BodyTooLarge(limit)
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body", False):
+        if len(body) > limit:
+            raise BodyTooLarge(limit)
+        return body
+    chunks, size = [body], len(body)
+    while message.get("more_body", False):
+        if size > limit:
+            raise BodyTooLarge(limit)
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+    if size > limit:
+        raise BodyTooLarge(limit)
+    return b"".join(chunks)
+
+
+def _refuse_drive_by(headers: Mapping[bytes, bytes]) -> None:
+    """A foreign page may make a browser post text/plain or a form to a loopback address without asking;
+    application/json it may not."""
+    if b"origin" in headers and not headers.get(b"content-type", b"").lower().startswith(b"application/json"):
+        raise UnsupportedMediaType
+
+
+class UnaryEndpoint:
+    """A unary rpc."""
+
+    __slots__ = ("_call", "_calls", "_name", "_source", "_tasks", "_write")
+
+    def __init__(
+        self,
+        codec: Codec,
+        method: MethodDescriptor,
+        rule: HttpRule,
+        binding: RequestBinding,
+        call: UnaryCall,
+        calls: OpenCalls,
+    ) -> None:
+        self._name = method.full_name
+        self._source = RequestSource(binding, rule)
+        self._call = call
+        self._calls = calls
+        self._write = response_writer(codec, method, rule)
+
+    async def __call__(
+        self, variables: Mapping[str, str], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        try:
+            refusal = self._calls.refusal()
+            if refusal is not None:
+                raise refusal
+            request = await self._source.request(variables, scope, receive)
+        except (ServiceError, FieldError, MalformedJson) as error:
+            await send_answer(failed(error), send)
+            return
+        except ClientGone:
+            return
+        # Its own task: what the servicer has begun to persist it also publishes, whoever goes away.
+        # A cancelled caller leaves a cancelled future behind and the task alone (cheaper than asyncio.shield).
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[Answer] = loop.create_future()
+        self._calls.own_unary(loop.create_task(self._run(request, scope, answered)))
+        await send_answer(await answered, send)
+
+    async def _run(self, request: Message, scope: Scope, answered: "asyncio.Future[Answer]") -> None:
+        try:
+            answer = await self._answer(request, scope)
+        except BaseException:
+            answered.cancel()
+            raise
+        if not answered.done():
+            answered.set_result(answer)
+
+    async def _answer(self, request: Message, scope: Scope) -> Answer:
+        context = HttpServicerContext(scope["headers"], scope.get("client"))
+        try:
+            response = await self._call(request, context)
+            status = context.failure()
+            return ok(self._write(response)) if status is None else status_answer(status)
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
+                raise
+            return status_answer(status_of_call(error, context, self._name))
+        finally:
+            context.finish()
+
+
+def response_writer(codec: Codec, method: MethodDescriptor, rule: HttpRule) -> Callable[[Any], str]:
+    """Writes the answer of an rpc. Raises `ValueError` when the rule names a field that it does not have."""
+    if not rule.response_body:
+        return codec.writer(method.output_type)
+    field = method.output_type.fields_by_name.get(rule.response_body)
+    if field is None:
+        raise ValueError(f"{method.full_name}: the response body is {rule.response_body}, which is no field")
+    return codec.value_writer(field)
+
+
+def _is_being_cancelled() -> bool:
+    """Whether this task was asked to end; else a servicer let a CancelledError of its own escape."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
