@@ -26,6 +26,7 @@ INSTALL_TOOLS = "pip install 'trade2026[tools]'"
 
 _POLL_SEC = 0.05
 _PROBE_TIMEOUT_SEC = 1.0
+_LONGEST_SHOWN_LINE = 600
 _LARGEST_LOG_BYTES = 64 * 1024 * 1024
 
 
@@ -204,14 +205,15 @@ class Part(ABC):
         self.start()
         self.wait_healthy()
 
-    def log_tail(self, lines: int = 20) -> str:
-        """The last lines that it logged since its latest start."""
+    def log_tail(self, lines: int = 10) -> str:
+        """The last lines that it logged since its latest start, each cut to what a person reads."""
         if not self.log_path.exists():
             return ""
         with self.log_path.open("rb") as log:
             size = log.seek(0, os.SEEK_END)
             log.seek(max(min(self._log_start, size), size - 64 * 1024))
-            return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
+            tail = log.read().decode(errors="replace").splitlines()[-lines:]
+        return "\n".join(line[:_LONGEST_SHOWN_LINE] for line in tail)
 
     def exit_reason(self) -> str:
         """How the process ended, for a person; empty while it runs or when it never ran."""
