@@ -1,11 +1,12 @@
 """Wires the venue.
 
 Start:
-1. the journal is opened (one process at a time can have it) and read;
-2. NATS is connected, the streams are made to exist, a second venue on them is refused;
-3. engine, outboxes and positions take over what was journaled;
-4. what was decided before and is not known to be published is settled, while marks are awaited (3 s at most);
-5. requests and `/health` are answered, orders are read from the checkpoint.
+1. `/health` is answered: unhealthy until the end of the start;
+2. the journal is opened (one process at a time can have it) and read;
+3. NATS is connected, however long that takes; the streams are made to exist; a second venue is refused;
+4. a new journal takes over what the reports in EXECUTIONS tell;
+5. engine, outboxes and positions take over what was journaled, untold decisions are published;
+6. marks are awaited (3 s at most), requests are answered, orders are read from the checkpoint.
 
 Stop (SIGTERM):
 1. not healthy any more, no more orders are read;
@@ -14,10 +15,10 @@ Stop (SIGTERM):
 """
 
 import asyncio
-import copy
 import secrets
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
@@ -34,8 +35,9 @@ from services.live_gateway.journal import Journal, Journaled
 from services.live_gateway.memory import OrderMemory
 from services.live_gateway.order_feed import OrderFeed
 from services.live_gateway.outbox import Outbox
+from services.live_gateway.positions import PositionTable, of_message
 from services.live_gateway.queries import POSITIONS_SUBJECT, Queries
-from services.live_gateway.records import movement_of
+from services.live_gateway.recovery import recover
 from services.live_gateway.settings import GatewaySettings
 from services.runtime.connections import NatsClient, open_nats
 from services.runtime.health import HealthBoard
@@ -50,6 +52,7 @@ _OTHER_VENUE_SEC: Final = 1.0
 _POLL_SEC: Final = 0.02
 _GAUGES_SEC: Final = 1.0
 
+T = TypeVar("T")
 _Context = WorkerContext[GatewaySettings]
 _log = get_logger("live_gateway.bootstrap")
 
@@ -60,59 +63,79 @@ class OtherVenue(Exception):
 
 async def run(context: _Context) -> None:
     """One worker's life; see the steps above."""
-    journal = Journal(Path(context.settings.store.path), context.settings.store.durability)
+    settings = context.settings
+    board = HealthBoard(settings.monitoring.health_check_interval_sec)
+    board.register("nats", critical=True)
+    journal = Journal(Path(settings.store.path), settings.store.durability)
+    http = await serve(
+        _application(board), settings.service.host, settings.service.port, on_failure=context.fail
+    )
     try:
         journaled = await journal.open(new_venue=secrets.token_hex(4))
-        link = _Link(context)
-        client = await open_nats(
-            context.settings.nats.url,
-            context.settings.service.name,
-            on_disconnected=link.disconnected,
-            on_closed=link.closed,
-        )
+        client = await _unless_stopped(context, _connect(context, board))
+        if client is None:
+            return
         try:
-            await _serve(context, journal, journaled, client, link)
+            work = await _unless_stopped(context, _start(context, board, client, journal, journaled))
+            if work is None:
+                return
+            gateway, orders = work
+            context.ready()
+            await context.stop.wait()
+            board.stopping()
+            await _finish(context, gateway, orders)
         finally:
-            link.closing = True
+            context.stop.set()  # from here on a closed connection is meant
+            await context.cancel_owned()
             await client.close()
     finally:
+        await http.stop()
         await journal.close()
 
 
-class _Link:
-    """Tells the parts what becomes of the connection to NATS."""
-
-    def __init__(self, context: _Context) -> None:
-        self._context = context
-        self.board = HealthBoard(context.settings.monitoring.health_check_interval_sec)
-        self.feed: OrderFeed | None = None
-        self.closing = False
-
-    async def disconnected(self) -> None:
-        if self.feed is not None:
-            self.board.report("nats", False, "disconnected")
-
-    async def closed(self) -> None:
-        if not self.closing:
-            self._context.fail(ConnectionError("the connection to NATS was given up"), "nats")
+async def _unless_stopped(context: _Context, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work`; None when the worker is asked to stop before, whereupon `work` is cancelled."""
+    doing = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(context.stop.wait())
+    await asyncio.wait([doing, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    while not doing.done():
+        # More than once: in a client that is just between two attempts, a cancellation can get lost.
+        doing.cancel()
+        await asyncio.wait([doing], timeout=_POLL_SEC)
+    return None if doing.cancelled() else doing.result()
 
 
-async def _serve(
-    context: _Context, journal: Journal, journaled: Journaled, client: NatsClient, link: _Link
-) -> None:
-    settings, board = context.settings, link.board
+async def _connect(context: _Context, board: HealthBoard) -> NatsClient:
+    async def disconnected() -> None:
+        board.report("nats", False, "disconnected")
+
+    async def closed() -> None:
+        if not context.stop.is_set():
+            context.fail(ConnectionError("the connection to NATS was given up"), "nats")
+
+    settings = context.settings
+    return await open_nats(
+        settings.nats.url, settings.service.name, on_disconnected=disconnected, on_closed=closed
+    )
+
+
+async def _start(
+    context: _Context, board: HealthBoard, client: NatsClient, journal: Journal, journaled: Journaled
+) -> tuple[Gateway, asyncio.Task[None]]:
+    """Steps 3 (but for the connection) to 6; the gateway, and the task that reads orders."""
     await ensure_streams(client.jetstream(), (ORDERS, EXECUTIONS, DEADLETTER))
     await _refuse_other_venue(client)
     publisher = Publisher(client)
     await publisher.start()
-    gateway, lanes = _venue(context, journal, journaled, client, publisher)
-    feed = link.feed = OrderFeed(client, gateway)
-    board.register("nats", critical=True, probe=feed.check)
-    board.register("marks", critical=False, probe=lambda: _fresh_marks(context, gateway))
+    if not journaled.facts.executions_created:
+        journaled = await recover(client, journal, journaled.facts)
+    gateway, reports, letters = _venue(context, journal, journaled, client, publisher)
+    feed = OrderFeed(client, gateway)
     await feed.check()
     context.own(gateway.keep_journal(), "journal")
-    for lane in lanes:
-        context.own(lane.run(), "outbox")
+    context.own(reports.run(), "reports")
+    context.own(letters.run(), "dead letters")
 
     async def on_tick(message: Msg) -> None:
         gateway.tick(message.subject.partition(".")[2], message.data)
@@ -121,48 +144,47 @@ async def _serve(
     await client.flush()
     await _await_marks(context, gateway)
     await Queries(client, gateway, journal, context.clock).start()
+    board.register("nats", critical=True, probe=feed.check)
+    board.register("executions", critical=True, probe=lambda: _not_blocked(reports))
+    board.register("marks", critical=False, probe=lambda: _fresh_marks(context, gateway))
     await board.probe_once()
-    http = await serve(
-        _application(board), settings.service.host, settings.service.port, on_failure=context.fail
-    )
-    orders = context.own(feed.run(), "orders")
     context.own(board.run(), "health")
     context.own(_show(gateway), "gauges")
-    context.ready()
-    await context.stop.wait()
-    board.stopping()
+    return gateway, context.own(feed.run(), "orders")
+
+
+async def _finish(context: _Context, gateway: Gateway, orders: asyncio.Task[None]) -> None:
     orders.cancel()
     await asyncio.wait([orders])
-    if context.failed is None:
-        try:
-            async with asyncio.timeout(_DRAIN_SEC):
-                await gateway.drain()
-        except TimeoutError:
-            _log.warning("stopped with untold reports", count=gateway.untold)
-    await http.stop()
-    await context.cancel_owned()
+    if context.failed is not None:
+        return
+    try:
+        async with asyncio.timeout(_DRAIN_SEC):
+            await gateway.drain()
+    except TimeoutError:
+        _log.warning("stopped with untold reports", count=gateway.untold)
 
 
 def _venue(
     context: _Context, journal: Journal, journaled: Journaled, client: NatsClient, publisher: Publisher
-) -> tuple[Gateway, list[Outbox]]:
+) -> tuple[Gateway, Outbox, Outbox]:
     """Engine, gateway and outboxes, as they were when the journal was last written."""
     settings, facts = context.settings, journaled.facts
     memory = OrderMemory(settings.store.recent_orders, facts.highest_ulid)
     engine = Engine(facts.venue, settings.rules(), memory, facts.next_number)
     engine.restore(journaled.working, journaled.positions, facts.marks)
     waiting = {
-        lane: [(batch, [(one, movement_of(one)) for one in messages]) for batch, messages in batches]
+        lane: [(batch, [(one, of_message(one)) for one in messages]) for batch, messages in batches]
         for lane, batches in journaled.outbox.items()
     }
-    published = copy.deepcopy(journaled.positions)
+    published = PositionTable(journaled.positions)
     for batches in waiting.values():
         for _, messages in batches:
             for _, movement in messages:
                 if movement is not None:
-                    movement.apply(published, -1)
+                    published.apply(movement, -1)
     next_batch = 1 + max((batch for batches in waiting.values() for batch, _ in batches), default=0)
-    gateway = Gateway(engine, memory, journal, facts, published, context.clock, next_batch)
+    gateway = Gateway(engine, memory, journal, facts, published, context.clock, next_batch, context.fail)
     reports = Outbox(
         client,
         publisher,
@@ -183,7 +205,7 @@ def _venue(
         working=len(journaled.working),
         untold=gateway.untold,
     )
-    return gateway, [reports, letters]
+    return gateway, reports, letters
 
 
 async def _refuse_other_venue(client: NatsClient) -> None:
@@ -198,8 +220,6 @@ async def _await_marks(context: _Context, gateway: Gateway) -> None:
     """Returns when every instrument has a mark, or the configured time is over."""
     deadline = context.clock.monotonic() + context.settings.marks.startup_wait_sec
     while gateway.engine.without_mark(context.clock.now_ns()) and context.clock.monotonic() < deadline:
-        if context.stop.is_set():
-            return
         await asyncio.sleep(_POLL_SEC)
 
 
@@ -207,6 +227,11 @@ async def _fresh_marks(context: _Context, gateway: Gateway) -> None:
     missing = gateway.engine.without_mark(context.clock.now_ns())
     if missing:
         raise LookupError(f"no mark of {', '.join(missing)}")
+
+
+async def _not_blocked(reports: Outbox) -> None:
+    if reports.blocked:
+        raise ConnectionError(f"{reports.size} reports wait: {reports.blocked}")
 
 
 async def _show(gateway: Gateway) -> None:

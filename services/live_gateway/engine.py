@@ -6,22 +6,23 @@ unlimited: what the mark allows is executed.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Final
 
 from services.ledger.numbers import ZERO
-from services.ledger.order import OrderState, Side, Terms, TimeInForce
+from services.ledger.order import TERMINAL, OrderState, Side, Terms, TimeInForce
 from services.live_gateway.book import Book, Timetable
 from services.live_gateway.memory import OrderMemory
 from services.live_gateway.orders import (
     AT_ONCE,
     PRICED,
     Changes,
-    EndedOrder,
     Position,
     Reason,
     Report,
     ReportKind,
+    SeenOrder,
     Trade,
     WorkingOrder,
 )
@@ -96,8 +97,8 @@ class Engine:
 
     @property
     def unjournaled(self) -> int:
-        """Ended orders that `take_changes` will return."""
-        return len(self._changes.ended)
+        """Records of seen orders that `take_changes` will return."""
+        return len(self._changes.seen)
 
     def next_ns(self) -> int | None:
         """When `advance` has to be called next; None: not before something else happens."""
@@ -107,17 +108,18 @@ class Engine:
         """Symbols that have no fresh mark."""
         return [symbol for symbol in self.books if self._fresh_mark(symbol, now_ns) is None]
 
-    def knows(self, order_id: str) -> bool:
-        """Whether the order works, or ended and is in memory."""
-        return order_id in self.working or self._memory.recall(order_id) is not None
-
     def submit(self, order: WorkingOrder, now_ns: int) -> Reason | None:
         """A new order. An id that was ever seen changes nothing and is not answered again.
 
         Returns what is wrong with it when it is malformed (it is rejected then), else None.
         """
-        if self.knows(order.order_id):
+        if order.order_id in self.working:
             return None
+        seen = self._memory.recall(order.order_id)
+        if seen is not None:
+            if seen.state in TERMINAL:
+                return None
+            order.cumulative = seen.cumulative  # its journal was lost: it goes on where its reports stand
         self._arrivals += 1
         order.arrival = self._arrivals
         wrong = malformed(order.order_type, order.terms, self._rules.instruments.get(order.symbol))
@@ -125,6 +127,8 @@ class Engine:
             self._end(order, OrderState.REJECTED, now_ns, wrong)
         elif order.expire_ns and order.expire_ns <= now_ns:
             self._end(order, OrderState.EXPIRED, now_ns)
+        elif order.leaves <= 0:
+            self._end(order, OrderState.CANCELED, now_ns, Reason.TERMS_LOST)
         else:
             self._work(order, now_ns, arriving=True)
         return wrong
@@ -140,52 +144,25 @@ class Engine:
                 order.cancels = number
                 self._end(order, OrderState.CANCELED, now_ns, answered=number)
             return
-        ended = self._memory.recall(order_id)
-        if ended is None:
-            self._remember(order_id, EndedOrder(OrderState.CANCELED, cancels=number))
-            self._answer(
-                ReportKind.CANCELED,
-                account,
-                order_id,
-                number,
-                now_ns,
-                Reason.UNKNOWN_ORDER,
-                OrderState.CANCELED,
-            )
-        elif number > ended.cancels:
-            self._remember(order_id, EndedOrder(ended.state, ended.cumulative, number, ended.revision))
-            self._answer(
-                ReportKind.CANCEL_REJECTED,
-                account,
-                order_id,
-                number,
-                now_ns,
-                ended.state,
-                ended.state,
-                ended.cumulative,
-            )
+        seen = self._memory.recall(order_id)
+        if seen is None or seen.state not in TERMINAL:
+            seen = SeenOrder(OrderState.CANCELED, ZERO if seen is None else seen.cumulative, cancels=number)
+            self._remember(order_id, seen)
+            self._answer(ReportKind.CANCELED, account, order_id, number, now_ns, Reason.UNKNOWN_ORDER, seen)
+        elif number > seen.cancels:
+            self._remember(order_id, replace(seen, cancels=number))
+            self._answer(ReportKind.CANCEL_REJECTED, account, order_id, number, now_ns, seen.state, seen)
 
-    def replace(self, account: str, order_id: str, revision: int, terms: Terms, now_ns: int) -> None:
+    def amend(self, account: str, order_id: str, revision: int, terms: Terms, now_ns: int) -> None:
         """New terms for an order; a revision that was answered changes nothing."""
         order = self.working.get(order_id)
         if order is None:
-            ended = self._memory.recall(order_id)
-            if ended is None:
-                self._answer(
-                    ReportKind.REPLACE_REJECTED, account, order_id, revision, now_ns, Reason.UNKNOWN_ORDER, ""
-                )
-            elif revision > ended.revision:
-                self._remember(order_id, EndedOrder(ended.state, ended.cumulative, ended.cancels, revision))
-                self._answer(
-                    ReportKind.REPLACE_REJECTED,
-                    account,
-                    order_id,
-                    revision,
-                    now_ns,
-                    ended.state,
-                    ended.state,
-                    ended.cumulative,
-                )
+            kind, seen = ReportKind.REPLACE_REJECTED, self._memory.recall(order_id)
+            if seen is None:
+                self._answer(kind, account, order_id, revision, now_ns, Reason.UNKNOWN_ORDER, None)
+            elif revision > seen.revision:
+                self._remember(order_id, replace(seen, revision=revision))
+                self._answer(kind, account, order_id, revision, now_ns, seen.state, seen)
             return
         if revision <= order.revision:
             return
@@ -373,11 +350,11 @@ class Engine:
                 book.forget(order)
             self._changes.touched.pop(order_id, None)
             self._changes.removed.append(order_id)
-        self._remember(order_id, EndedOrder(state, order.cumulative, order.cancels, order.revision))
+        self._remember(order_id, SeenOrder(state, order.cumulative, order.cancels, order.revision))
 
-    def _remember(self, order_id: str, ended: EndedOrder) -> None:
+    def _remember(self, order_id: str, ended: SeenOrder) -> None:
         self._memory.remember(order_id, ended)
-        self._changes.ended[order_id] = ended
+        self._changes.seen[order_id] = ended
 
     def _report(
         self,
@@ -413,10 +390,10 @@ class Engine:
         revision: int,
         now_ns: int,
         reason: str,
-        status: str,
-        cumulative: Decimal = ZERO,
+        seen: SeenOrder | None,
     ) -> None:
         """A report on an order that does not work; its symbol is not kept."""
+        status, cumulative = ("", ZERO) if seen is None else (seen.state, seen.cumulative)
         self._changes.decisions.append(
             Report(
                 self._exec_id(),

@@ -7,16 +7,17 @@ wrong with the journal ends the process: the next one starts from what is in the
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from services.live_gateway import intake, metrics, records
 from services.live_gateway.engine import Engine
 from services.live_gateway.journal import Entry, Journal
 from services.live_gateway.memory import OrderMemory
-from services.live_gateway.orders import Changes, Decision, EndedOrder, Position, Trade
+from services.live_gateway.orders import Changes, Decision, SeenOrder, Trade
 from services.live_gateway.outbox import Outbox, Waiting
-from services.live_gateway.records import Facts, Movement, Outgoing
+from services.live_gateway.positions import Movement, PositionTable, of_trade
+from services.live_gateway.records import Facts, Outgoing
 from services.live_gateway.reports import dead_letter, outgoing
 from services.messages import BadMessage, NewOrder, Tick, decode
 from services.runtime.clock import Clock
@@ -28,6 +29,8 @@ REPORTS_LANE: Final = "executions"
 LETTERS_LANE: Final = "deadletter"
 MAX_UNTOLD: Final = 20_000
 """Reports that may wait to be journaled and published before no more orders are taken."""
+MAX_LETTERS: Final = 10_000
+"""Dead letters that may wait; further ones are dropped, so that a full stream of them stops no order."""
 _LAZY_SEC: Final = 0.2
 """How long what needs no hurry (a mark, a publication) waits for a transaction of its own."""
 _LONGEST_SLEEP_SEC: Final = 1.0
@@ -44,11 +47,15 @@ class Gateway:
         memory: OrderMemory,
         journal: Journal,
         facts: Facts,
-        published: dict[tuple[str, str], Position],
+        published: PositionTable,
         clock: Clock,
         next_batch: int,
+        on_failure: Callable[[BaseException], None],
     ) -> None:
-        """`published`: positions as of the reports in EXECUTIONS up to `facts.executions_seq`."""
+        """`published`: positions as of the reports in EXECUTIONS up to `facts.executions_seq`.
+
+        `on_failure` ends the process: it is told of a fault where no task can raise it.
+        """
         self.engine = engine
         self.facts = facts
         self.published = published
@@ -57,6 +64,7 @@ class Gateway:
         self._clock = clock
         self._lanes: dict[str, Outbox] = {}
         self._next_batch = next_batch
+        self._on_failure = on_failure
         self._dropped: dict[str, int] = {}
         self._letters: list[Outgoing] = []
         self._loop = asyncio.get_running_loop()
@@ -85,13 +93,13 @@ class Gateway:
         reports = self._lanes[REPORTS_LANE]
         return reports.sequence, reports.created
 
-    def recall(self, order_id: str) -> EndedOrder | None:
+    def recall(self, order_id: str) -> SeenOrder | None:
         """An order that has ended, None when it is not in memory."""
         return self._memory.recall(order_id)
 
     async def take(self, messages: Sequence[Message]) -> None:
         """Decides on messages of ORDERS, in order. Waits while too much is untold."""
-        while self.untold >= MAX_UNTOLD:
+        while self.engine.undisclosed + self._lanes[REPORTS_LANE].size >= MAX_UNTOLD:
             self._progress.clear()
             await self._progress.wait()
         requests: list[intake.Request | BadMessage] = []
@@ -118,8 +126,8 @@ class Gateway:
                     price=request.price,
                     sequence=message.sequence,
                 )
-            wrong = intake.apply(self.engine, request, now_ns)
-            if wrong is not None:
+            wrong = self._decide(request, now_ns)
+            if wrong:
                 self._give_up(message, wrong, now_ns)
         self.facts.orders_seq = messages[-1].sequence
         self._oldest_ns = self._oldest_ns or messages[0].time_ns
@@ -140,8 +148,12 @@ class Gateway:
             _log.debug("bad tick", symbol=symbol, error=str(error))
             return
         now_ns = self._clock.now_ns()
-        self.engine.advance(now_ns)
-        self.engine.mark(symbol, tick.price, now_ns)
+        try:
+            self.engine.advance(now_ns)
+            self.engine.mark(symbol, tick.price, now_ns)
+        except Exception as error:
+            self._on_failure(error)
+            return
         if self.engine.undisclosed:
             self._dirty.set()
             self.set_timer()
@@ -176,7 +188,7 @@ class Gateway:
         """The stream has these messages: the positions that are told include them."""
         for one in window:
             if one.movement is not None:
-                one.movement.apply(self.published)
+                self.published.apply(one.movement)
         self._progress.set()
         self.save_soon()
 
@@ -213,11 +225,24 @@ class Gateway:
             for order_id, ended in found.items():
                 self._memory.remember(order_id, ended)
 
+    def _decide(self, request: intake.Request, now_ns: int) -> str:
+        """Asks the engine; returns what is wrong with the request, empty when nothing is."""
+        try:
+            return intake.apply(self.engine, request, now_ns) or ""
+        except Exception as error:
+            # A fault of this program. Were it to end the process, the next one would meet the same message,
+            # and no order behind it would ever be executed.
+            _log.error("order message failed", order_id=request.order_id, exc_info=error)
+            return f"internal error: {type(error).__name__}"
+
     def _give_up(self, message: Message, reason: str, now_ns: int) -> None:
         _log.warning(
             "order message refused", subject=message.subject, sequence=message.sequence, reason=reason
         )
         metrics.dead_letters.inc()
+        if len(self._letters) + self._lanes[LETTERS_LANE].size >= MAX_LETTERS:
+            _log.error("dead letter dropped", sequence=message.sequence)
+            return
         self._letters.append(
             dead_letter(
                 self.facts.venue, ORDERS, message.sequence, message.subject, message.data, reason, now_ns
@@ -226,7 +251,11 @@ class Gateway:
 
     def _due(self) -> None:
         self._timer = None
-        self.engine.advance(self._clock.now_ns())
+        try:
+            self.engine.advance(self._clock.now_ns())
+        except Exception as error:
+            self._on_failure(error)
+            return
         if self.engine.undisclosed:
             self._dirty.set()
         self.set_timer()
@@ -241,7 +270,7 @@ class Gateway:
         oldest_ns, self._oldest_ns = self._oldest_ns, 0
         batch, self._next_batch = self._next_batch, self._next_batch + 1
         told: list[tuple[Outgoing, Movement | None]] = [
-            (outgoing(decision), records.movement(decision) if isinstance(decision, Trade) else None)
+            (outgoing(decision), of_trade(decision) if isinstance(decision, Trade) else None)
             for decision in changes.decisions
         ]
         entry = self._entry(changes, batch, told, letters)
@@ -274,14 +303,14 @@ class Gateway:
         facts.next_number = self.engine.next_number
         facts.highest_ulid = self._memory.highest
         facts.marks.update(changes.marks)
-        facts.executions_created, facts.executions_seq = reports.created, reports.sequence
+        facts.executions_created, facts.executions_seq = reports.created, reports.certain_sequence
         entry = Entry(records.encode_facts(facts))
         if changes.touched:
             entry.working = records.encode_working(changes.touched.values())
         if changes.removed:
             entry.removed = records.encode_ids(changes.removed)
-        if changes.ended:
-            entry.ended = records.encode_ended(changes.ended)
+        if changes.seen:
+            entry.seen = records.encode_seen(changes.seen)
         if changes.positions:
             entry.positions = records.encode_positions(changes.positions, self.engine.positions)
         if told:

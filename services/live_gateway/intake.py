@@ -43,7 +43,7 @@ def apply(engine: Engine, request: Request, now_ns: int) -> Reason | None:
     if isinstance(request, CancelOrder):
         engine.cancel(request.account, request.order_id, request.revision, now_ns)
     else:
-        engine.replace(request.account, request.order_id, request.revision, _terms(request), now_ns)
+        engine.amend(request.account, request.order_id, request.revision, _terms(request), now_ns)
     return None
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from services.live_gateway import records
-from services.live_gateway.orders import EndedOrder, Position, WorkingOrder
+from services.live_gateway.orders import Position, SeenOrder, WorkingOrder
 from services.live_gateway.records import Facts, Outgoing
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ _SYNCHRONOUS: Final = {"process": "NORMAL", "strict": "FULL"}
 _SCHEMA: Final = """
 CREATE TABLE facts (id INTEGER PRIMARY KEY CHECK (id = 1), record TEXT NOT NULL);
 CREATE TABLE working (order_id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE ended (
+CREATE TABLE seen (
     order_id TEXT PRIMARY KEY, state TEXT NOT NULL, cumulative TEXT NOT NULL, cancels INTEGER NOT NULL,
     revision INTEGER NOT NULL
 ) WITHOUT ROWID;
@@ -43,8 +43,8 @@ INSERT OR REPLACE INTO working SELECT json_extract(value, '$[0]'), json_extract(
 FROM json_each(?)
 """
 _DROP_WORKING: Final = "DELETE FROM working WHERE order_id IN (SELECT value FROM json_each(?))"
-_PUT_ENDED: Final = """
-INSERT OR REPLACE INTO ended SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'),
+_PUT_SEEN: Final = """
+INSERT OR REPLACE INTO seen SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'),
     json_extract(value, '$[2]'), json_extract(value, '$[3]'), json_extract(value, '$[4]') FROM json_each(?)
 """
 _PUT_POSITIONS: Final = """
@@ -52,8 +52,8 @@ INSERT OR REPLACE INTO positions SELECT json_extract(value, '$[0]'), json_extrac
     json_extract(value, '$[2]'), json_extract(value, '$[3]'), json_extract(value, '$[4]'),
     json_extract(value, '$[5]') FROM json_each(?)
 """
-_FIND_ENDED: Final = """
-SELECT order_id, state, cumulative, cancels, revision FROM ended
+_FIND_SEEN: Final = """
+SELECT order_id, state, cumulative, cancels, revision FROM seen
 WHERE order_id IN (SELECT value FROM json_each(?))
 """
 _PUT_OUTBOX: Final = "INSERT INTO outbox VALUES (?, ?, ?)"
@@ -72,7 +72,7 @@ class Entry:
     facts: str
     working: str = ""
     removed: str = ""
-    ended: str = ""
+    seen: str = ""
     positions: str = ""
     outbox: list[tuple[str, int, bytes]] = field(default_factory=list)
     """(lane, number of the batch, its messages)."""
@@ -113,8 +113,8 @@ class Journal:
         """Writes the entry in one transaction; returns when it is durable. Raises `JournalError`."""
         await self._run(lambda: self._commit(entry))
 
-    async def find(self, order_ids: Iterable[str]) -> dict[str, EndedOrder]:
-        """Those of the orders that have ended. Raises `JournalError`."""
+    async def find(self, order_ids: Iterable[str]) -> dict[str, SeenOrder]:
+        """Those of the orders that are kept as seen. Raises `JournalError`."""
         wanted = records.encode_ids(order_ids)
         return await self._run(lambda: self._find(wanted))
 
@@ -179,7 +179,7 @@ class Journal:
             for statement, rows in (
                 (_PUT_WORKING, entry.working),
                 (_DROP_WORKING, entry.removed),
-                (_PUT_ENDED, entry.ended),
+                (_PUT_SEEN, entry.seen),
                 (_PUT_POSITIONS, entry.positions),
             ):
                 if rows:
@@ -195,6 +195,6 @@ class Journal:
                 execute("ROLLBACK")
             raise
 
-    def _find(self, wanted: str) -> dict[str, EndedOrder]:
+    def _find(self, wanted: str) -> dict[str, SeenOrder]:
         assert self._connection is not None
-        return dict(records.decode_ended(row) for row in self._connection.execute(_FIND_ENDED, (wanted,)))
+        return dict(records.decode_seen(row) for row in self._connection.execute(_FIND_SEEN, (wanted,)))

@@ -41,6 +41,8 @@ class Reason(StrEnum):
     INVALID_QUANTITY = "invalid_quantity"
     INVALID_PRICE = "invalid_price"
     ALREADY_EXECUTED = "already_executed"
+    TERMS_LOST = "terms_lost"
+    """More was executed than these terms allow: they had been amended before the journal was lost."""
 
 
 MALFORMED: Final = frozenset({Reason.UNKNOWN_SYMBOL, Reason.INVALID_QUANTITY, Reason.INVALID_PRICE})
@@ -105,10 +107,11 @@ class WorkingOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class EndedOrder:
+class SeenOrder:
     """What is kept of an order for ever: enough to refuse it and to answer for it."""
 
     state: OrderState
+    """Of an order whose terms were lost with a journal, and which has not ended: what its reports said."""
     cumulative: Decimal = ZERO
     cancels: int = 0
     revision: int = 0
@@ -176,7 +179,7 @@ class Changes:
     """Working orders that are new or changed."""
     removed: list[str] = field(default_factory=list)
     """Orders that were working and have ended."""
-    ended: dict[str, EndedOrder] = field(default_factory=dict)
+    seen: dict[str, SeenOrder] = field(default_factory=dict)
     positions: set[tuple[str, str]] = field(default_factory=set)
     """(account, symbol) of the positions that changed."""
     marks: dict[str, tuple[Decimal, int]] = field(default_factory=dict)

@@ -15,10 +15,11 @@ from typing import Final, NamedTuple
 from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
 
-from services.live_gateway.records import Movement, Outgoing
-from services.live_gateway.streams import StreamMissing, StreamUnavailable, stream_state
+from services.live_gateway.positions import Movement
+from services.live_gateway.records import Outgoing
+from services.live_gateway.streams import StreamMissing, StreamUnavailable, read_until, stream_state
 from services.runtime.connections import NatsClient
-from services.runtime.journal_reader import StreamReader, StreamRegressed
+from services.runtime.journal_reader import StreamRegressed
 from services.runtime.publisher import PubAck, Publisher, PublishError
 from services.runtime.streams import ensure_streams
 from services.runtime.telemetry import get_logger
@@ -26,7 +27,6 @@ from services.runtime.telemetry import get_logger
 WINDOW: Final = 1024
 _RETRY_FIRST_SEC: Final = 0.05
 _RETRY_LAST_SEC: Final = 1.0
-_SCAN_SILENCE_SEC: Final = 5.0
 
 _log = get_logger("live_gateway.outbox")
 
@@ -39,6 +39,9 @@ _UNAVAILABLE: Final = (
     OSError,
     TimeoutError,
 )
+
+
+_OUTCOMES: Final = (PubAck, PublishError, NatsError)
 
 
 class Waiting(NamedTuple):
@@ -76,8 +79,13 @@ class Outbox:
         self._in_flight = 0
         self._arrived = asyncio.Event()
         self._sure = False
+        self.blocked = ""
+        """Why messages wait although they were tried; empty while all is well."""
         self.created = created
         self.sequence = sequence
+        """All messages that were settled stand in the stream up to here, and none that was not."""
+        self.certain_sequence = sequence
+        """The same when `published_batch` was complete: what is journaled with that number."""
         self.published_batch = 0
         """Number of the last batch that is published whole; 0: none since the start."""
 
@@ -101,13 +109,27 @@ class Outbox:
             if not self._waiting:
                 self._arrived.clear()
                 await self._arrived.wait()
-            window = [self._waiting.popleft() for _ in range(min(WINDOW, len(self._waiting)))]
-            self._in_flight = len(window)
+            window = self._next_window()
             await self._settle(window)
             self._in_flight = 0
-            for one in window:
-                self.published_batch = one.completes or self.published_batch
+            if window[-1].completes:
+                self.published_batch, self.certain_sequence = window[-1].completes, self.sequence
             self._on_settled(window)
+
+    def _next_window(self) -> list[Waiting]:
+        """Takes whole batches, as many as fit; or a part of one that does not fit."""
+        waiting = self._waiting
+        window: list[Waiting] = []
+        whole = 0
+        while waiting and len(window) < WINDOW:
+            window.append(waiting.popleft())
+            if window[-1].completes:
+                whole = len(window)
+        if whole:
+            waiting.extendleft(reversed(window[whole:]))
+            del window[whole:]
+        self._in_flight = len(window)
+        return window
 
     async def _settle(self, window: list[Waiting]) -> None:
         """Returns when the stream has every message of the window."""
@@ -136,25 +158,24 @@ class Outbox:
                 else:
                     failed.append((message, outcome))
             if not failed:
-                self.sequence = reached
+                self.sequence, self.blocked = reached, ""
                 return
             open_ones = [message for message, _ in failed]
             self._sure = False
-            _log.warning(
-                "reports not acknowledged", stream=self._stream, count=len(failed), error=str(failed[0][1])
-            )
+            self.blocked = str(failed[0][1])
+            _log.warning("not acknowledged", stream=self._stream, count=len(failed), error=self.blocked)
             await asyncio.sleep(retry_sec)
             retry_sec = min(retry_sec * 2, _RETRY_LAST_SEC)
 
-    async def _publish(self, messages: list[Outgoing]) -> list[PubAck | PublishError]:
+    async def _publish(self, messages: list[Outgoing]) -> list[PubAck | PublishError | NatsError]:
         publish = self._publisher.publish
         outcomes = await asyncio.gather(
             *(publish(one.subject, one.payload, one.msg_id) for one in messages), return_exceptions=True
         )
         for outcome in outcomes:
-            if not isinstance(outcome, PubAck | PublishError):
+            if not isinstance(outcome, _OUTCOMES):
                 raise outcome
-        return [outcome for outcome in outcomes if isinstance(outcome, PubAck | PublishError)]
+        return [outcome for outcome in outcomes if isinstance(outcome, _OUTCOMES)]
 
     async def _stored(self, msg_ids: set[str]) -> dict[str, int]:
         """Which of these messages the stream holds, message id → sequence."""
@@ -166,24 +187,11 @@ class Outbox:
         if state.created != self.created or state.last_seq < self.sequence:
             if self.created:
                 _log.warning("stream was recreated", stream=self._stream, created=state.created)
-            self.created, self.sequence = state.created, 0
+            self.created, self.sequence, self.certain_sequence = state.created, 0, 0
         found: dict[str, int] = {}
-        if not state.messages or state.last_seq <= self.sequence:
-            return found
-        position = self.sequence
-        async with StreamReader(self._client, self._stream, start_sequence=position + 1) as reader:
-            batches = aiter(reader.batches())
-            while position < state.last_seq:
-                try:
-                    async with asyncio.timeout(_SCAN_SILENCE_SEC):
-                        batch = await anext(batches)
-                except TimeoutError:
-                    if not self._client.is_connected:
-                        raise
-                    break  # the last messages were deleted: nothing of them will come
-                for message in batch:
-                    msg_id = (message.headers or {}).get("Nats-Msg-Id", "")
-                    if msg_id in msg_ids:
-                        found[msg_id] = message.sequence
-                position = batch[-1].sequence
+        async for batch in read_until(self._client, self._stream, self.sequence, state):
+            for message in batch:
+                msg_id = (message.headers or {}).get("Nats-Msg-Id", "")
+                if msg_id in msg_ids:
+                    found[msg_id] = message.sequence
         return found

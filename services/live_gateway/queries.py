@@ -5,21 +5,23 @@ answered `{"error": "…"}`. Answers come in pages: `next_page_token`, when ther
 request, whose answer stands at its own, later sequence numbers.
 """
 
-from collections.abc import Iterable
+import heapq
 from decimal import Decimal
 from typing import Annotated, Final, TypeVar
 
 import msgspec
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 
 from services.ledger.numbers import plain
 from services.ledger.order import OrderType, Side, TimeInForce
 from services.live_gateway.gateway import Gateway
 from services.live_gateway.journal import Journal
-from services.live_gateway.orders import EndedOrder, WorkingOrder
+from services.live_gateway.orders import SeenOrder, WorkingOrder
 from services.messages import VERSION, timestamp
 from services.runtime.clock import Clock
 from services.runtime.connections import NatsClient
+from services.runtime.telemetry import get_logger
 
 POSITIONS_SUBJECT: Final = "venue.positions"
 ORDERS_SUBJECT: Final = "venue.orders"
@@ -115,6 +117,7 @@ class ErrorAnswer(msgspec.Struct, frozen=True):
     error: str
 
 
+_log = get_logger("live_gateway.queries")
 _R = TypeVar("_R", PositionsRequest, OrdersRequest)
 _encode: Final = msgspec.json.Encoder(decimal_format="number").encode
 
@@ -135,14 +138,10 @@ class Queries:
 
     def positions(self, request: PositionsRequest) -> PositionsAnswer:
         """One page of positions, by account and symbol."""
-        published = self._gateway.published
-        keys = (
-            key
-            for key in published
-            if (not request.account or key[0] == request.account)
-            and f"{key[0]}:{key[1]}" > request.page_token
+        account, _, symbol = request.page_token.partition(":")
+        page, more = self._gateway.published.page(
+            request.account, (account, symbol) if request.page_token else None, request.page_size
         )
-        page, token = _page(((f"{account}:{symbol}", (account, symbol)) for account, symbol in keys), request)
         facts = self._gateway.facts
         sequence, created = self._gateway.executions_position
         return PositionsAnswer(
@@ -152,16 +151,10 @@ class Queries:
             created,
             timestamp(self._clock.now_ns()),
             [
-                VenuePosition(
-                    *key,
-                    plain(published[key].quantity),
-                    plain(published[key].value),
-                    plain(published[key].fees),
-                    published[key].trades,
-                )
-                for key in page
+                VenuePosition(*key, plain(one.quantity), plain(one.value), plain(one.fees), one.trades)
+                for key, one in page
             ],
-            token,
+            ":".join(page[-1][0]) if more else "",
         )
 
     async def orders(self, request: OrdersRequest) -> OrdersAnswer:
@@ -176,17 +169,21 @@ class Queries:
                 ended = await self._ended(request.order_id)
                 orders = [] if ended is None else [_ended(request.order_id, ended)]
         else:
-            chosen = (
-                (order_id, order)
-                for order_id, order in working.items()
-                if (not request.account or order.account == request.account) and order_id > request.page_token
+            chosen = heapq.nsmallest(
+                request.page_size + 1,
+                (
+                    order_id
+                    for order_id, order in working.items()
+                    if (not request.account or order.account == request.account)
+                    and order_id > request.page_token
+                ),
             )
-            page, token = _page(chosen, request)
-            orders = [_working(order) for order in page]
+            orders = [_working(working[order_id]) for order_id in chosen[: request.page_size]]
+            token = chosen[request.page_size - 1] if len(chosen) > request.page_size else ""
         facts = self._gateway.facts
         return OrdersAnswer(facts.venue, facts.orders_seq, timestamp(self._clock.now_ns()), orders, token)
 
-    async def _ended(self, order_id: str) -> EndedOrder | None:
+    async def _ended(self, order_id: str) -> SeenOrder | None:
         known = self._gateway.recall(order_id)
         if known is None:
             known = (await self._journal.find([order_id])).get(order_id)
@@ -194,24 +191,21 @@ class Queries:
 
     async def _on_positions(self, message: Msg) -> None:
         request = _read(PositionsRequest, message.data)
-        await _respond(message, request if isinstance(request, ErrorAnswer) else self.positions(request))
+        await self._respond(message, request if isinstance(request, ErrorAnswer) else self.positions(request))
 
     async def _on_orders(self, message: Msg) -> None:
         request = _read(OrdersRequest, message.data)
-        await _respond(message, request if isinstance(request, ErrorAnswer) else await self.orders(request))
+        await self._respond(
+            message, request if isinstance(request, ErrorAnswer) else await self.orders(request)
+        )
 
-
-_T = TypeVar("_T")
-
-
-def _page(
-    candidates: Iterable[tuple[str, _T]], request: PositionsRequest | OrdersRequest
-) -> tuple[list[_T], str]:
-    """The first `page_size` by name, and the token of the next page (the last name; empty: no more)."""
-    chosen = sorted(candidates, key=lambda candidate: candidate[0])
-    page = chosen[: request.page_size]
-    token = page[-1][0] if len(chosen) > len(page) else ""
-    return [one for _, one in page], token
+    async def _respond(self, message: Msg, answer: PositionsAnswer | OrdersAnswer | ErrorAnswer) -> None:
+        if not message.reply:
+            return
+        try:
+            await self._client.publish(message.reply, _encode(answer))
+        except NatsError as error:
+            _log.warning("request not answered", subject=message.subject, error=type(error).__name__)
 
 
 def _working(order: WorkingOrder) -> VenueOrder:
@@ -236,7 +230,7 @@ def _working(order: WorkingOrder) -> VenueOrder:
     )
 
 
-def _ended(order_id: str, ended: EndedOrder) -> VenueOrder:
+def _ended(order_id: str, ended: SeenOrder) -> VenueOrder:
     account = order_id.rpartition("-")[0]
     return VenueOrder(order_id, account, ended.state, ended.cumulative, ended.revision, ended.cancels)
 
@@ -246,8 +240,3 @@ def _read(kind: type[_R], data: bytes) -> _R | ErrorAnswer:
         return msgspec.json.decode(data or b"{}", type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return ErrorAnswer(str(error))
-
-
-async def _respond(message: Msg, answer: PositionsAnswer | OrdersAnswer | ErrorAnswer) -> None:
-    if message.reply:
-        await message.respond(_encode(answer))

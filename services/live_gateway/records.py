@@ -8,10 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
-from services.ledger.numbers import ZERO
-from services.ledger.order import OrderState, Side
-from services.live_gateway.orders import EndedOrder, Position, Trade, WorkingOrder
-from services.messages import Fill
+from services.ledger.order import OrderState
+from services.live_gateway.orders import Position, SeenOrder, WorkingOrder
 
 
 class Facts(msgspec.Struct):
@@ -22,7 +20,7 @@ class Facts(msgspec.Struct):
     next_number: int = 1
     """Second part of the next exec id."""
     highest_ulid: str = ""
-    """Of all orders that ended."""
+    """Of all orders kept as seen."""
     orders_created: str = ""
     """When stream ORDERS was created, as the server writes it: tells a recreated stream."""
     orders_seq: int = 0
@@ -40,43 +38,6 @@ class Outgoing(msgspec.Struct, array_like=True, gc=False):
     subject: str
     msg_id: str
     payload: bytes
-
-
-class Movement(msgspec.Struct, frozen=True, gc=False):
-    """What one trade does to a position."""
-
-    account: str
-    symbol: str
-    quantity: Decimal
-    """Signed: negative for a sale."""
-    value: Decimal
-    fee: Decimal
-
-    def apply(self, positions: dict[tuple[str, str], Position], sign: int = 1) -> None:
-        """Adds the trade to `positions`, or takes it out again with `sign` -1."""
-        key = (self.account, self.symbol)
-        position = positions.get(key)
-        if position is None:
-            position = positions[key] = Position()
-        position.quantity += sign * self.quantity
-        position.value += sign * self.value
-        position.fees += sign * self.fee
-        position.trades += sign
-
-
-def movement_of(message: Outgoing) -> Movement | None:
-    """The movement in a waiting message; None when it is no trade."""
-    if not message.subject.startswith("fills."):
-        return None
-    fill = msgspec.json.decode(message.payload, type=Fill)
-    signed = fill.quantity if fill.side is Side.BUY else -fill.quantity
-    return Movement(fill.account, fill.symbol, signed, signed * fill.price, fill.fee or ZERO)
-
-
-def movement(trade: Trade) -> Movement:
-    """The movement of a trade."""
-    signed = trade.quantity if trade.side is Side.BUY else -trade.quantity
-    return Movement(trade.account, trade.symbol, signed, signed * trade.price, trade.fee)
 
 
 _encode: Final = msgspec.json.Encoder(decimal_format="string").encode
@@ -111,17 +72,17 @@ def decode_working(record: str) -> WorkingOrder:
     return _decode_working(record)
 
 
-def encode_ended(ended: Mapping[str, EndedOrder]) -> str:
-    """A JSON array of the columns of table `ended`."""
+def encode_seen(seen: Mapping[str, SeenOrder]) -> str:
+    """A JSON array of the columns of table `seen`."""
     return _rows(
         (order_id, order.state, str(order.cumulative), order.cancels, order.revision)
-        for order_id, order in ended.items()
+        for order_id, order in seen.items()
     )
 
 
-def decode_ended(row: tuple[Any, ...]) -> tuple[str, EndedOrder]:
+def decode_seen(row: tuple[Any, ...]) -> tuple[str, SeenOrder]:
     order_id, state, cumulative, cancels, revision = row
-    return order_id, EndedOrder(OrderState(state), Decimal(cumulative), cancels, revision)
+    return order_id, SeenOrder(OrderState(state), Decimal(cumulative), cancels, revision)
 
 
 def encode_positions(keys: Iterable[tuple[str, str]], positions: Mapping[tuple[str, str], Position]) -> str:

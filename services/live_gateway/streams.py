@@ -1,12 +1,16 @@
-"""What the server says of a stream: since when it exists, and where it ends."""
+"""What the server says of a stream, and reading one up to its present end."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Final
 
 import msgspec
 
 from services.runtime.connections import NatsClient
+from services.runtime.journal_reader import Message, StreamReader
 
 _TIMEOUT_SEC: Final = 2.0
+_SILENCE_SEC: Final = 5.0
 
 
 class StreamMissing(Exception):
@@ -53,3 +57,27 @@ async def stream_state(client: NatsClient, stream: str) -> StreamState:
         kind = StreamMissing if info.error.code == 404 else StreamUnavailable
         raise kind(f"{stream}: {info.error.description}")
     return StreamState(info.created, info.state.messages, info.state.last_seq)
+
+
+async def read_until(
+    client: NatsClient, stream: str, after: int, state: StreamState
+) -> AsyncIterator[list[Message]]:
+    """The messages after sequence `after`, up to the end that `state` tells. Later ones may come with them.
+
+    Raises `TimeoutError` when the server is gone for long.
+    """
+    if not state.messages or state.last_seq <= after:
+        return
+    position = after
+    async with StreamReader(client, stream, start_sequence=after + 1) as reader:
+        batches = aiter(reader.batches())
+        while position < state.last_seq:
+            try:
+                async with asyncio.timeout(_SILENCE_SEC):
+                    batch = await anext(batches)
+            except TimeoutError:
+                if not client.is_connected:
+                    raise
+                return  # the last messages were deleted: nothing of them will come
+            yield batch
+            position = batch[-1].sequence

@@ -1,0 +1,115 @@
+"""A journal that is new although orders were executed before: the old one was lost.
+
+Executing everything in ORDERS once more would double every position. What the reports in EXECUTIONS tell is
+enough to prevent that: which orders have ended, how much of the others was executed, and the positions. The
+terms of orders that work come back when ORDERS is read from its start. Decisions that were journaled and
+never published are lost with the journal; nobody has seen them, and they are made anew.
+"""
+
+from decimal import Decimal
+from typing import Final
+
+from services.ledger.numbers import ZERO
+from services.ledger.order import TERMINAL, OrderState
+from services.live_gateway import positions, records
+from services.live_gateway.journal import Entry, Journal, Journaled
+from services.live_gateway.memory import ULID_LENGTH
+from services.live_gateway.orders import ReportKind, SeenOrder
+from services.live_gateway.positions import PositionTable
+from services.live_gateway.records import Facts
+from services.live_gateway.streams import read_until, stream_state
+from services.messages import Execution, Fill, decode
+from services.runtime.connections import NatsClient
+from services.runtime.journal_reader import Message
+from services.runtime.streams import EXECUTIONS
+from services.runtime.telemetry import get_logger
+
+_ROWS: Final = 5_000
+_ENDS: Final = {
+    ReportKind.CANCELED: OrderState.CANCELED,
+    ReportKind.REJECTED: OrderState.REJECTED,
+    ReportKind.EXPIRED: OrderState.EXPIRED,
+}
+
+_log = get_logger("live_gateway.recovery")
+
+
+async def recover(client: NatsClient, journal: Journal, facts: Facts) -> Journaled:
+    """Fills a new journal from EXECUTIONS, and `facts` with where that stands.
+
+    A crash on the way leaves a journal that is still new, and the next start does it again.
+    """
+    state = await stream_state(client, EXECUTIONS)
+    reports = _Reports()
+    async for batch in read_until(client, EXECUTIONS, 0, state):
+        for message in batch:
+            reports.add(message)
+        facts.executions_seq = batch[-1].sequence
+        if len(reports.ended) >= _ROWS:
+            await journal.commit(Entry(records.encode_facts(Facts(facts.venue)), seen=_rows(reports.ended)))
+            reports.ended.clear()
+    facts.executions_created = state.created
+    facts.highest_ulid = reports.highest_ulid
+    if reports.count:
+        _log.warning(
+            "journal is new, reports are not: what they tell was taken over",
+            reports=reports.count,
+            open_orders=len(reports.open),
+        )
+    held = reports.positions.as_mapping()
+    await journal.commit(
+        Entry(
+            records.encode_facts(facts),
+            seen=_rows(reports.ended | reports.open),
+            positions=records.encode_positions(held.keys(), held),
+        )
+    )
+    return Journaled(facts, [], dict(held), {})
+
+
+class _Reports:
+    """What the venue's reports say, folded."""
+
+    def __init__(self) -> None:
+        self.open: dict[str, SeenOrder] = {}
+        self.ended: dict[str, SeenOrder] = {}
+        self.positions = PositionTable()
+        self.highest_ulid = ""
+        self.count = 0
+
+    def add(self, message: Message) -> None:
+        """Takes one stored message; what is no report of a venue like this one is skipped."""
+        try:
+            if message.subject.split(".")[1] == "fills":
+                self._add_fill(decode(Fill, message.data))
+            else:
+                self._add_execution(decode(Execution, message.data))
+        except ValueError:
+            return  # a `BadMessage`, or a state that no venue of ours reports
+        self.count += 1
+
+    def _add_fill(self, fill: Fill) -> None:
+        if not fill.order_id or not fill.status or not fill.fill_id:
+            return
+        self.positions.apply(positions.of_fill(fill))
+        executed = fill.cumulative if fill.cumulative is not None else fill.quantity
+        self._put(fill.order_id, OrderState(fill.status), executed)
+
+    def _add_execution(self, report: Execution) -> None:
+        if report.kind == ReportKind.ACCEPTED:
+            self._put(report.order_id, OrderState.NEW, ZERO)
+        elif report.kind in _ENDS:
+            self._put(report.order_id, _ENDS[ReportKind(report.kind)], report.cumulative or ZERO)
+
+    def _put(self, order_id: str, state: OrderState, cumulative: Decimal) -> None:
+        self.highest_ulid = max(self.highest_ulid, order_id[-ULID_LENGTH:])
+        seen = SeenOrder(state, cumulative)
+        if state in TERMINAL:
+            self.open.pop(order_id, None)
+            self.ended[order_id] = seen
+        else:
+            self.open[order_id] = seen
+
+
+def _rows(seen: dict[str, SeenOrder]) -> str:
+    return records.encode_seen(seen) if seen else ""
