@@ -1,0 +1,1 @@
+"""Order management: from a client's order to its last fill."""

@@ -1,0 +1,473 @@
+"""Wires order management.
+
+Start:
+1. NATS is connected, streams and the registry's bucket are made to exist;
+2. the ledger is opened and tied to stream EXECUTIONS;
+3. connections to risk are begun, each verified before its use;
+4. owner's work: relay, report consumer, sweeper, for the partitions that this worker comes to own;
+5. fills and the log of orders are stored from now on;
+6. REST and gRPC are served; they are opened after two seconds even when a dependency is still missing, and
+   answer 503 and UNAVAILABLE until it is there.
+
+Stop (SIGTERM):
+1. not healthy any more, drop copies end, new calls are refused, open ones are answered;
+2. every submission that was begun is finished, and settled as far as it can be;
+3. partitions are given up at once, their checkpoints recorded;
+4. what the stores hold is written, if QuestDB takes it at the first attempt;
+5. the ledger answers what it has, connections are closed.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+from nats.errors import Error as NatsError
+from nats.js.errors import Error as JetStreamError
+from nats.js.kv import KeyValue
+
+from gateway_http import create_app, local
+from services.instruments import instruments_of
+from services.ledger.connection import Endpoint
+from services.ledger.errors import ForeignLedger, LedgerUnavailable, NotConnected, UnsafeValkey
+from services.ledger.ledger import Ledger, LedgerOptions
+from services.ledger.ownership import Ownership, OwnershipOptions, PartitionListener
+from services.ledger.positions import Positions
+from services.ledger.registry import KvAccountRegistry
+from services.ledger.relay import Relay, RelayOptions
+from services.oms.cancel import Canceler
+from services.oms.dispatch import Dispatch, check_subjects
+from services.oms.executions import DropCopies
+from services.oms.order_entry import OrderEntry
+from services.oms.outcomes import SubmissionRecord
+from services.oms.position_pass import PositionPass
+from services.oms.queries import Queries
+from services.oms.reports import ReportConsumer
+from services.oms.risk_channel import RiskChannels
+from services.oms.risk_client import RiskClient
+from services.oms.servicer import Desk, OrderService, ReconciliationService
+from services.oms.settings import OmsSettings
+from services.oms.submit import Submitter, SubmitRules
+from services.oms.sweeper import Sweeper
+from services.questdb.fill_store import FillStore
+from services.runtime.connections import NatsClient, open_nats, open_questdb
+from services.runtime.grpc_engine import Admission, GrpcService, open_server
+from services.runtime.health import HealthBoard
+from services.runtime.http_server import serve
+from services.runtime.ids import new_ulid
+from services.runtime.publisher import Publisher
+from services.runtime.service import WorkerContext
+from services.runtime.settings import SettingsError
+from services.runtime.streams import (
+    ACCOUNTS_BUCKET,
+    DEADLETTER,
+    EXECUTIONS,
+    LEDGER,
+    ORDERS,
+    ensure_bucket,
+    ensure_streams,
+)
+from services.runtime.telemetry import get_logger
+from trade2026.oms.v1 import (
+    order_service_pb2,
+    order_service_pb2_grpc,
+    reconciliation_service_pb2,
+    reconciliation_service_pb2_grpc,
+)
+
+EARLY_SEC: Final = 2.0
+"""After so long the ports are opened although a dependency is missing."""
+RETRY_SEC: Final = 0.25
+MAX_BATCH: Final = 512
+"""Commands of one account in one commit."""
+DRAIN_SEC: Final = 10.0
+"""Time that open calls and begun submissions have to finish at a stop."""
+
+_Context = WorkerContext[OmsSettings]
+_T = TypeVar("_T")
+_log = get_logger("oms.bootstrap")
+
+_ORDER_SERVICE: Final = order_service_pb2.DESCRIPTOR.services_by_name["OrderService"]
+_RECONCILIATION_SERVICE: Final = reconciliation_service_pb2.DESCRIPTOR.services_by_name[
+    "ReconciliationService"
+]
+
+
+async def run(context: _Context) -> None:
+    """One worker's life; see the steps above."""
+    worker = _Worker(context)
+    board = worker.board
+    context.own(board.run(), "health")
+    wiring = asyncio.create_task(worker.wire(), name="wiring")
+    stopped = asyncio.create_task(context.stop.wait(), name="stop")
+    try:
+        await asyncio.wait({wiring, stopped}, timeout=EARLY_SEC, return_when=asyncio.FIRST_COMPLETED)
+        if wiring.done():
+            worker.service.attach(wiring.result())
+            await board.probe_once()
+        if context.stop.is_set():
+            return
+        await worker.serve()
+        await asyncio.wait({wiring, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if wiring.done():
+            worker.service.attach(wiring.result())
+            await board.probe_once()
+            context.ready()
+            await stopped
+    finally:
+        board.stopping()
+        for task in (wiring, stopped):
+            task.cancel()
+        await asyncio.wait({wiring, stopped})
+        await worker.stop()
+        await context.cancel_owned()
+
+
+class _Listeners:
+    """Several listeners as one: begun in order, ended in reverse."""
+
+    def __init__(self, *listeners: PartitionListener) -> None:
+        self._listeners = listeners
+
+    async def acquired(self, partition: int, fence: int) -> None:
+        for listener in self._listeners:
+            await listener.acquired(partition, fence)
+
+    async def lost(self, partition: int) -> None:
+        for listener in reversed(self._listeners):
+            await listener.lost(partition)
+
+
+Step = Callable[[], Awaitable[object]]
+
+
+class _Worker:
+    """What one worker has open; every part that is opened notes how it is closed."""
+
+    def __init__(self, context: _Context) -> None:
+        self._context = context
+        self._settings = context.settings
+        self._clock = context.clock
+        self._name = f"oms-{context.index}-{new_ulid()}"
+        self._owning = asyncio.Event()
+        """Set when owner's work is to end."""
+        self._refusals: list[Step] = []
+        """Steps of a stop that refuse new work and finish what was accepted, in their order."""
+        self._closings: list[Step] = []
+        """How the parts are closed, in the order of their opening."""
+        self._nats: NatsClient | None = None
+        self._ledger: Ledger | None = None
+        self._risk: RiskChannels | None = None
+        self._closing = False
+        self._questdb = open_questdb(context.settings.questdb.pg_url)
+        self.board = HealthBoard(context.settings.monitoring.health_check_interval_sec)
+        self.service = OrderService(context.clock)
+        self._register_health()
+
+    def _register_health(self) -> None:
+        risk = self._settings.risk_service
+        board = self.board
+        board.register("valkey", critical=True, probe=self._check_valkey)
+        board.register("nats", critical=True, probe=self._check_nats)
+        board.register("executions", critical=True)
+        board.report("executions", True)
+        board.register("questdb", critical=False, probe=self._questdb.ping)
+        if risk.enabled:
+            board.register("risk", critical=risk.fail_closed, probe=self._check_risk)
+        if not risk.enabled or not risk.fail_closed:
+            board.register("risk_checks", critical=False)
+        if not risk.enabled:
+            board.report(
+                "risk_checks", False, "risk_service.enabled is false: every order is reserved unchecked"
+            )
+        elif not risk.fail_closed:
+            board.report(
+                "risk_checks", False, "risk_service.fail_closed is false: orders may be reserved unchecked"
+            )
+
+    async def _check_valkey(self) -> None:
+        if self._ledger is None:
+            raise ConnectionError("the ledger is not open")
+        await self._ledger.ping()
+
+    async def _check_nats(self) -> None:
+        if self._nats is None or not self._nats.is_connected:
+            raise ConnectionError("not connected")
+        await self._nats.jetstream(timeout=2).stream_info(ORDERS)
+
+    async def _check_risk(self) -> None:
+        if self._risk is None:
+            raise ConnectionError("not connected")
+        await self._risk.ping()
+
+    async def wire(self) -> Desk:
+        """Opens everything, however long it takes. Raises `SettingsError` for what waiting does not cure."""
+        settings = self._settings
+        nats = self._nats = await self._open_nats()
+        registry = await self._streams(nats)
+        ledger = self._ledger = await self._open_ledger(nats, registry)
+        publisher = Publisher(nats)
+        await publisher.start()
+        self._closings.append(publisher.close)
+        risk = self._open_risk(ledger)
+        orders = settings.order_management
+        dispatch = Dispatch(
+            publisher, settings.nats.order_subject_prefix, orders.publish_timeout_sec, self._clock
+        )
+        submitter = self._submitter(risk, ledger, dispatch, nats)
+        drop_copies = DropCopies(nats, settings.ledger.partitions)
+        self._refusals.append(_step(drop_copies.stop))
+        await self._own_partitions(nats, registry, ledger, publisher, dispatch)
+        self._store(nats, publisher)
+        return Desk(submitter, Canceler(ledger, dispatch), Queries(ledger, self._questdb), drop_copies)
+
+    async def _open_nats(self) -> NatsClient:
+        async def disconnected() -> None:
+            self.board.report("nats", False, "disconnected")
+
+        async def closed() -> None:
+            if not self._closing:
+                self._context.fail(ConnectionError("the connection to NATS was given up"), "nats")
+
+        client = await open_nats(
+            self._settings.nats.url, self._name, on_disconnected=disconnected, on_closed=closed
+        )
+
+        async def close() -> None:
+            self._closing = True
+            await client.close()
+
+        self._closings.append(close)
+        return client
+
+    async def _streams(self, nats: NatsClient) -> KeyValue:
+        async def ensure() -> KeyValue:
+            js = nats.jetstream(timeout=2)
+            partitions = self._settings.ledger.partitions
+            await ensure_streams(js, (ORDERS, EXECUTIONS, LEDGER, DEADLETTER), partitions=partitions)
+            await check_subjects(js, self._settings.nats.order_subject_prefix)
+            return await ensure_bucket(js, ACCOUNTS_BUCKET)
+
+        return await _until("streams", ensure, (NatsError, JetStreamError, OSError, TimeoutError))
+
+    async def _open_ledger(self, nats: NatsClient, registry: KeyValue) -> Ledger:
+        settings = self._settings
+        options = LedgerOptions(
+            url=settings.ledger.url,
+            db=settings.ledger.db,
+            partitions=settings.ledger.partitions,
+            opening_cash=settings.ledger.opening_cash_usd,
+            position_cache_ttl=settings.valkey.position_ttl_sec,
+            allow_unsafe=settings.ledger.allow_unsafe,
+            max_batch=MAX_BATCH,
+        )
+
+        async def open_ledger() -> Ledger:
+            return await Ledger.open(options, KvAccountRegistry(registry), self._clock)
+
+        async def bind() -> None:
+            info = await nats.jetstream(timeout=2).stream_info(EXECUTIONS)
+            await ledger.bind_stream(EXECUTIONS, str(info.created))
+
+        try:
+            ledger = await _until("ledger", open_ledger, (LedgerUnavailable,))
+            self._closings.append(ledger.close)
+            await _until(
+                "executions", bind, (LedgerUnavailable, NatsError, JetStreamError, OSError, TimeoutError)
+            )
+        except (UnsafeValkey, ForeignLedger) as error:
+            raise SettingsError(f"ledger.url: {error}") from error
+        return ledger
+
+    def _open_risk(self, ledger: Ledger) -> RiskClient | None:
+        settings = self._settings.risk_service
+        if not settings.enabled:
+            _log.warning("RISK CHECKS ARE SWITCHED OFF: every order is reserved unchecked")
+            return None
+        if not settings.fail_closed:
+            _log.warning("RISK IS NOT FAIL-CLOSED: orders that risk does not answer are reserved unchecked")
+
+        def changed() -> None:
+            client.channel_changed()
+            if channels.foreign:
+                self.board.report("risk", False, channels.foreign)
+
+        channels = self._risk = RiskChannels(
+            settings.target, ledger.identity, self._settings.ledger.partitions, changed
+        )
+        client = RiskClient(channels, settings.timeout_sec)
+        channels.open()
+        self._closings.append(channels.close)
+        self._closings.append(client.close)
+        return client
+
+    def _submitter(
+        self, risk: RiskClient | None, ledger: Ledger, dispatch: Dispatch, nats: NatsClient
+    ) -> Submitter:
+        orders, performance = self._settings.order_management, self._settings.performance
+        submitter = Submitter(
+            OrderEntry(
+                instruments_of(self._settings.instruments),
+                frozenset(orders.supported_order_types),
+                orders.order_timeout_sec,
+                orders.max_open_orders_per_account,
+            ),
+            risk,
+            ledger,
+            dispatch,
+            lambda: nats.is_connected,
+            SubmissionRecord(performance.latency_sla_ms, performance.max_latency_ms),
+            SubmitRules(self._settings.risk_service.fail_closed, orders.max_open_orders_per_account),
+            self._clock,
+        )
+        self._refusals.append(submitter.drain)
+        return submitter
+
+    async def _own_partitions(
+        self, nats: NatsClient, registry: KeyValue, ledger: Ledger, publisher: Publisher, dispatch: Dispatch
+    ) -> None:
+        settings, own = self._settings, self._context.own
+        stored, orders = settings.ledger, settings.order_management
+        positions = Positions(
+            nats,
+            Endpoint.parse(settings.valkey.url, settings.valkey.db),
+            settings.nats.position_subject_prefix,
+        )
+        relay = Relay(
+            RelayOptions(
+                stored.url, stored.db, stored.partitions, realtime_positions=orders.update_positions_realtime
+            ),
+            publisher,
+            positions,
+            self._clock,
+        )
+        await _until("positions", positions.open, (NotConnected, OSError))
+        self._closings.append(positions.close)
+        await _until("relay", relay.open, (NotConnected, OSError))
+        self._closings.append(relay.close)
+        reports = ReportConsumer(
+            nats,
+            ledger,
+            publisher,
+            own,
+            fill_subject=settings.nats.fill_subject,
+            regressed=lambda why: self.board.report("executions", False, why),
+        )
+        ownership = Ownership(
+            OwnershipOptions(stored.url, stored.db, stored.partitions),
+            self._name,
+            _Listeners(relay, reports),
+            self._clock,
+        )
+        relaying = own(relay.run(self._owning), "relay")
+        owning = own(ownership.run(self._owning), "ownership")
+        self._closings.append(_step(self._owning.set, relaying, owning))
+        own(reports.run(), "checkpoints")
+        own(Sweeper(ledger, dispatch, ownership.owned, self._clock).run(), "sweeper")
+        if not orders.update_positions_realtime:
+            own(
+                PositionPass(
+                    registry,
+                    ledger,
+                    positions,
+                    ownership.owned,
+                    stored.partitions,
+                    orders.reconcile_positions_interval_sec,
+                    self._clock,
+                ).run(),
+                "position pass",
+            )
+
+    def _store(self, nats: NatsClient, publisher: Publisher) -> None:
+        questdb = self._settings.questdb
+        fills = FillStore(
+            nats,
+            publisher,
+            self._questdb,
+            batch_size=questdb.batch_size,
+            flush_interval_sec=questdb.flush_interval_sec,
+        )
+        storing = self._context.own(fills.run(), "fill store")
+        self._closings.append(_step(fills.stop, storing))
+
+    async def serve(self) -> None:
+        """Opens REST and gRPC."""
+        context, settings = self._context, self._settings.service
+        admission = Admission(settings.grpc_max_in_flight)
+        reconciliation = ReconciliationService()
+        app = create_app(
+            [local(_ORDER_SERVICE, self.service), local(_RECONCILIATION_SERVICE, reconciliation)],
+            title="oms",
+            health=self.board.body,
+            admission=admission,
+        )
+        grpc_server = await open_server(
+            settings,
+            [
+                GrpcService(
+                    _ORDER_SERVICE.full_name,
+                    order_service_pb2_grpc.add_OrderServiceServicer_to_server,
+                    self.service,
+                ),
+                GrpcService(
+                    _RECONCILIATION_SERVICE.full_name,
+                    reconciliation_service_pb2_grpc.add_ReconciliationServiceServicer_to_server,
+                    reconciliation,
+                ),
+            ],
+            self.board,
+            workers=context.workers,
+            admission=admission,
+        )
+        http = await serve(
+            app, settings.host, settings.port, reuse_port=context.workers > 1, on_failure=context.fail
+        )
+
+        async def answer_open_calls() -> None:
+            await asyncio.gather(app.stop(DRAIN_SEC), grpc_server.stop(DRAIN_SEC))
+            await http.stop()
+
+        # Before the submissions are waited for: what a call has begun is what they are.
+        self._refusals.insert(0, answer_open_calls)
+
+    async def stop(self) -> None:
+        """Steps 1 to 5 of a stop."""
+        refused = asyncio.gather(*(step() for step in self._refusals), return_exceptions=True)
+        try:
+            async with asyncio.timeout(DRAIN_SEC + 1):
+                outcomes = await refused
+        except TimeoutError:
+            _log.warning("stopped with submissions that were not finished; the sweeper settles them")
+        else:
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    _log.error("stop step failed", exc_info=outcome)
+        for close in reversed(self._closings):
+            try:
+                await close()
+            except Exception as error:
+                _log.error("closing failed", exc_info=error)
+        await self._questdb.close()
+
+
+def _step(ask: Callable[[], object], *tasks: "asyncio.Task[Any]") -> Step:
+    """A step that asks for an end and waits for `tasks` to come to it."""
+
+    async def step() -> None:
+        ask()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    return step
+
+
+async def _until(what: str, attempt: Callable[[], Awaitable[_T]], errors: tuple[type[Exception], ...]) -> _T:
+    """The result of `attempt`, which is repeated while it raises one of `errors`."""
+    said = ""
+    while True:
+        try:
+            return await attempt()
+        except errors as error:
+            if str(error) != said:
+                said = str(error)
+                _log.warning("waiting", part=what, error=f"{type(error).__name__}: {error}")
+            await asyncio.sleep(RETRY_SEC)

@@ -1,0 +1,163 @@
+"""The contract's methods: decode, call, encode. Errors are mapped where they leave, by the one table."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from services.oms.cancel import Canceler
+from services.oms.executions import DropCopies
+from services.oms.outcomes import Outcome
+from services.oms.queries import Queries
+from services.oms.submit import Submitter
+from services.oms.wire import execution_event, order_message, submit_response
+from services.order_request import read_account
+from services.runtime.clock import Clock
+from services.runtime.errors import InvalidArgument, ServiceError, Unavailable, Unimplemented
+from services.runtime.rpc_status import status_of
+from services.runtime.telemetry import get_logger
+from trade2026.oms.v1 import order_pb2, order_service_pb2_grpc, reconciliation_service_pb2_grpc
+
+LARGEST_BATCH: Final = 100
+DEFAULT_HEARTBEAT_SEC: Final = 5.0
+SHORTEST_HEARTBEAT_SEC: Final = 1.0
+LONGEST_HEARTBEAT_SEC: Final = 60.0
+
+_log = get_logger("oms.servicer")
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What the methods call."""
+
+    submitter: Submitter
+    canceler: Canceler
+    queries: Queries
+    drop_copies: DropCopies
+
+
+class OrderService(order_service_pb2_grpc.OrderServiceServicer):
+    """`trade2026.oms.v1.OrderService`, for gRPC and REST alike."""
+
+    def __init__(self, clock: Clock) -> None:
+        """Answers UNAVAILABLE until `attach`."""
+        self._clock = clock
+        self._attached: Desk | None = None
+
+    def attach(self, desk: Desk) -> None:
+        """Begins to serve."""
+        self._attached = desk
+
+    @property
+    def _desk(self) -> Desk:
+        if self._attached is None:
+            raise Unavailable("oms is starting; nothing was done", reason="NOT_READY")
+        return self._attached
+
+    async def SubmitOrder(
+        self, request: order_pb2.SubmitOrderRequest, context: Any
+    ) -> order_pb2.SubmitOrderResponse:
+        return submit_response(await asyncio.shield(self._desk.submitter.begin(request)))
+
+    async def BatchSubmitOrders(
+        self, request: order_pb2.BatchSubmitOrdersRequest, context: Any
+    ) -> order_pb2.BatchSubmitOrdersResponse:
+        if not 1 <= len(request.requests) <= LARGEST_BATCH:
+            raise InvalidArgument("requests", f"must be 1 to {LARGEST_BATCH} orders")
+        begun: list[asyncio.Task[Outcome] | ServiceError] = []
+        for asked in request.requests:
+            try:
+                begun.append(self._desk.submitter.begin(asked))
+            except ServiceError as refused:
+                begun.append(refused)
+        tasks = [one for one in begun if isinstance(one, asyncio.Task)]
+        if tasks:
+            # `wait` does not cancel what it waits for: a client that goes away stops nothing.
+            await asyncio.wait(tasks)
+        response = order_pb2.BatchSubmitOrdersResponse()
+        for one in begun:
+            result = response.results.add()
+            error = one.exception() if isinstance(one, asyncio.Task) else one
+            if error is None:
+                assert isinstance(one, asyncio.Task)
+                result.response.CopyFrom(submit_response(one.result()))
+                continue
+            if not isinstance(error, ServiceError):
+                _log.error("submission failed", error=type(error).__name__, exc_info=error)
+            result.error.CopyFrom(status_of(error))
+        return response
+
+    async def SubmitOrderGroup(self, request: order_pb2.SubmitOrderGroupRequest, context: Any) -> Any:
+        raise Unimplemented("order groups are not served yet")
+
+    async def CancelOrder(
+        self, request: order_pb2.CancelOrderRequest, context: Any
+    ) -> order_pb2.CancelOrderResponse:
+        order = await asyncio.shield(
+            self._desk.submitter.own(self._desk.canceler.cancel(request.order_id), "cancel")
+        )
+        return order_pb2.CancelOrderResponse(order=order_message(order))
+
+    async def CancelAllOrders(self, request: order_pb2.CancelAllOrdersRequest, context: Any) -> Any:
+        raise Unimplemented("canceling all orders of an account is not served yet")
+
+    async def ReplaceOrder(self, request: order_pb2.ReplaceOrderRequest, context: Any) -> Any:
+        raise Unimplemented("amendments are not served yet")
+
+    async def GetOrder(self, request: order_pb2.GetOrderRequest, context: Any) -> order_pb2.GetOrderResponse:
+        return order_pb2.GetOrderResponse(order=await self._desk.queries.order(request.order_id))
+
+    async def ListOrders(
+        self, request: order_pb2.ListOrdersRequest, context: Any
+    ) -> order_pb2.ListOrdersResponse:
+        return await self._desk.queries.orders(request)
+
+    async def GetPositions(
+        self, request: order_pb2.GetPositionsRequest, context: Any
+    ) -> order_pb2.GetPositionsResponse:
+        return await self._desk.queries.positions(request)
+
+    async def ListFills(
+        self, request: order_pb2.ListFillsRequest, context: Any
+    ) -> order_pb2.ListFillsResponse:
+        return await self._desk.queries.fills(request)
+
+    async def StreamExecutions(
+        self, request: order_pb2.StreamExecutionsRequest, context: Any
+    ) -> AsyncIterator[order_pb2.StreamExecutionsResponse]:
+        account = read_account(request.account)
+        if request.live_only and request.after_sequence:
+            raise InvalidArgument("after_sequence", "must be 0 with live_only")
+        if request.cancel_on_disconnect:
+            raise Unimplemented("cancel_on_disconnect is not served yet")
+        heartbeat_sec = _read_heartbeat(request)
+        async for item in self._desk.drop_copies.follow(
+            account, request.after_sequence, live_only=request.live_only, heartbeat_sec=heartbeat_sec
+        ):
+            if isinstance(item, int):
+                response = order_pb2.StreamExecutionsResponse(sequence=item)
+                response.heartbeat.time.FromNanoseconds(self._clock.now_ns())
+            else:
+                response = order_pb2.StreamExecutionsResponse(
+                    sequence=item.number, event=execution_event(account, item.event, item.time_ns)
+                )
+            yield response
+
+
+class ReconciliationService(reconciliation_service_pb2_grpc.ReconciliationServiceServicer):
+    """`trade2026.oms.v1.ReconciliationService`."""
+
+    async def Reconcile(self, request: Any, context: Any) -> Any:
+        raise Unimplemented("reconciliation is not served yet")
+
+
+def _read_heartbeat(request: order_pb2.StreamExecutionsRequest) -> float:
+    if not request.HasField("heartbeat_interval"):
+        return DEFAULT_HEARTBEAT_SEC
+    interval = request.heartbeat_interval
+    seconds = interval.seconds + interval.nanos / 1e9
+    if not SHORTEST_HEARTBEAT_SEC <= seconds <= LONGEST_HEARTBEAT_SEC:
+        raise InvalidArgument(
+            "heartbeat_interval", f"must be {SHORTEST_HEARTBEAT_SEC:g} s to {LONGEST_HEARTBEAT_SEC:g} s"
+        )
+    return seconds

@@ -1,0 +1,355 @@
+"""A client's order on its way to the venue: reserve, publish, answer.
+
+Invariants, whatever dies or stays silent in between:
+
+- Nothing is published before its reservation is known to be committed.
+- Only the worker that reserved publishes, so an order is published by one process or by none.
+- `rejected` is answered only for an order that can never reach the venue; `submitted` only for one that the
+  journal of orders holds. Everything else is told as unknown, with the order id.
+- Once begun, a submission runs to its end: neither the client's cancellation nor a stop interrupts it.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any, Final, Protocol
+
+from services.ledger.account import Account, TradingState
+from services.ledger.commands import Abandon, Command, Effect, Reserve
+from services.ledger.commands import Outcome as LedgerOutcome
+from services.ledger.deadline import GRACE_NS
+from services.ledger.errors import CommitUnknown, LedgerUnavailable
+from services.ledger.order import Order, OrderState
+from services.oms.dispatch import Dispatch
+from services.oms.order_entry import OrderEntry
+from services.oms.outcomes import (
+    Outcome,
+    OutcomeUnknown,
+    Rejected,
+    SubmissionRecord,
+    Submitted,
+    outcome_of,
+)
+from services.oms.risk_client import Answer, ReservationUnknown, RiskClient, RiskUnreachable
+from services.oms.unchecked import unchecked_assess
+from services.oms.wire import REASON_NAMES
+from services.runtime.clock import Clock
+from services.runtime.errors import AlreadyExists, ResourceExhausted, Unavailable
+from services.runtime.publisher import PublishRefused, PublishUnknown
+from services.runtime.telemetry import get_logger
+from trade2026.oms.v1 import order_pb2
+
+SETTLE_SEC: Final = 2.0
+"""How long an unanswered commit is settled before the client is told that the outcome is unknown."""
+COMMIT_TIMEOUT_SEC: Final = 1.0
+REPEAT_WAIT_SEC: Final = 0.5
+"""How long a repeated request waits for an original that another worker still has in hand."""
+REPUBLISH_WAIT_SEC: Final = 0.25
+REPUBLISH_SEC: Final = 0.8 * GRACE_NS / 1e9
+"""How long an unacknowledged order is sent again; soon after, the sweeper begins to cancel it."""
+REMEMBERED: Final = 65_536
+
+_log = get_logger("oms.submit")
+
+
+class Ledger(Protocol):
+    """What submissions need of the account ledger."""
+
+    async def execute(self, command: Command, timeout: float = 1.0) -> LedgerOutcome: ...
+
+    async def order(self, order_id: str) -> Order | None: ...
+
+    def cached(self, account: str) -> Account | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitRules:
+    """What the settings say of submissions."""
+
+    fail_closed: bool
+    max_open_orders: int
+
+
+class _Repeated(Exception):
+    """The client order id belongs to an earlier order."""
+
+    def __init__(self, order: Order) -> None:
+        super().__init__(order.order_id)
+        self.order = order
+
+
+class Submitter:
+    """Submits orders; one a worker."""
+
+    def __init__(
+        self,
+        entry: OrderEntry,
+        risk: RiskClient | None,
+        ledger: Ledger,
+        dispatch: Dispatch,
+        connected: Callable[[], bool],
+        record: SubmissionRecord,
+        rules: SubmitRules,
+        clock: Clock,
+    ) -> None:
+        """`risk` is None when it is switched off; `connected` tells whether the journal of orders is there."""
+        self._entry = entry
+        self._risk = risk
+        self._ledger = ledger
+        self._dispatch = dispatch
+        self._connected = connected
+        self._record = record
+        self._rules = rules
+        self._clock = clock
+        self._assess = unchecked_assess(rules.max_open_orders)
+        self._running: set[asyncio.Task[Any]] = set()
+        self._in_hand: dict[str, asyncio.Task[Outcome]] = {}
+        self._sent: dict[str, None] = {}
+        self._stopping = False
+
+    @property
+    def running(self) -> int:
+        """Submissions that are not finished, those still being settled included."""
+        return len(self._running)
+
+    def begin(self, request: order_pb2.SubmitOrderRequest) -> "asyncio.Task[Outcome]":
+        """Starts a submission; the task runs to its end whatever becomes of the caller (await it shielded).
+
+        Raises `InvalidArgument` for a request that says nothing valid, and `Unavailable` when nothing can be
+        sent: then nothing was done. The task fails with `OutcomeUnknown`, `AlreadyExists`,
+        `ResourceExhausted` or `Unavailable`.
+        """
+        started = time.perf_counter()
+        order = self._entry.read(request, self._clock.now_ns())
+        if self._stopping or not self._connected():
+            raise Unavailable(
+                "oms is stopping; nothing was done"
+                if self._stopping
+                else "the journal of orders cannot be reached; nothing was done",
+                reason="NOT_READY",
+            )
+        task = self.own(self._submit(order, request, started), order.order_id)
+        if order.client_order_id:
+            self._in_hand[order.order_id] = task
+            task.add_done_callback(lambda _: self._in_hand.pop(order.order_id, None))
+        return task
+
+    async def drain(self) -> None:
+        """Refuses new orders and returns when every submission that was begun is finished."""
+        self._stopping = True
+        while self._running:
+            await asyncio.wait(self._running)
+
+    def own(self, work: Coroutine[Any, Any, Any], name: str) -> "asyncio.Task[Any]":
+        """Runs `work` to its end, whatever becomes of who asked for it; a stop waits for it too."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: "asyncio.Task[Any]") -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            # A caller that has gone away does not read it.
+            task.exception()
+
+    async def _submit(self, order: Order, request: order_pb2.SubmitOrderRequest, started: float) -> Outcome:
+        outcome: Outcome | Exception | None = None
+        try:
+            outcome = await self._carry_out(order, request)
+            return outcome
+        except Exception as error:
+            outcome = error
+            raise
+        finally:
+            if outcome is not None:
+                self._record.answered(order, (time.perf_counter() - started) * 1000, outcome)
+
+    async def _carry_out(self, order: Order, request: order_pb2.SubmitOrderRequest) -> Outcome:
+        try:
+            if self._risk is None:
+                return await self._reserve_unchecked(order, "risk_service.enabled is false")
+            sent = time.perf_counter()
+            try:
+                answer = await self._risk.reserve(self._entry.reservation(order, request))
+            except (ReservationUnknown, RiskUnreachable) as failure:
+                latency_ms = (time.perf_counter() - sent) * 1000
+                self._record.risk_check(order, "unknown", latency_ms, failure.reason)
+                return await self._without_answer(order, failure)
+            return await self._on_answer(order, answer)
+        except _Repeated as repeated:
+            return await self._original(repeated.order)
+
+    async def _on_answer(self, order: Order, answer: Answer) -> Outcome:
+        response = answer.response
+        if response.order_id != order.order_id:
+            self._record.risk_check(order, "repeated", answer.latency_ms)
+            original = await self._read(response.order_id, order)
+            raise _Repeated(original)
+        if not response.approved:
+            reason = REASON_NAMES.get(response.reason, "risk_check_failed")
+            self._record.risk_check(order, "denied", answer.latency_ms, reason)
+            return Rejected(order.order_id, order.client_order_id, reason, response.message)
+        self._record.risk_check(order, "approved", answer.latency_ms)
+        protection = (
+            Decimal(response.protection_price.value) if response.HasField("protection_price") else None
+        )
+        return await self._publish(order, protection)
+
+    async def _without_answer(self, order: Order, failure: ReservationUnknown | RiskUnreachable) -> Outcome:
+        if not self._rules.fail_closed:
+            return await self._reserve_unchecked(order, failure.reason)
+        if isinstance(failure, RiskUnreachable):
+            return Rejected(order.order_id, order.client_order_id, failure.reason, failure.message)
+        given_up = await self._settled(Abandon(order, failure.reason, failure.message), order)
+        if given_up.is_open:
+            # Not this submission's doing, which has published nothing: the sweeper is canceling it.
+            raise OutcomeUnknown(order, f"order {order.order_id} is {given_up.state}")
+        return Rejected(order.order_id, order.client_order_id, given_up.reason, given_up.message)
+
+    async def _reserve_unchecked(self, order: Order, why: str) -> Outcome:
+        try:
+            held = await self._settled(Reserve(replace(order, unchecked=True), self._assess), order)
+        except LedgerUnavailable:
+            return Rejected(
+                order.order_id, order.client_order_id, "ledger_unavailable", "the account cannot be read"
+            )
+        if held.unchecked and held.state is not OrderState.DENIED:
+            self._record.unchecked(order, why)
+        if not held.is_open:
+            return Rejected(order.order_id, order.client_order_id, held.reason, held.message)
+        if held.state is not OrderState.PENDING_NEW:
+            raise OutcomeUnknown(order, f"order {order.order_id} is {held.state}")
+        return await self._publish(order, held.terms.protection_price)
+
+    async def _settled(self, command: Abandon | Reserve, order: Order) -> Order:
+        """Runs `command` until it is answered; the order as it stands then.
+
+        Raises `_Repeated` and `AlreadyExists` when the client order id belongs to another order, and
+        `OutcomeUnknown` when no answer comes for `SETTLE_SEC`. `LedgerUnavailable` leaves only a `Reserve`,
+        which certainly did nothing then.
+        """
+        deadline = self._clock.monotonic() + SETTLE_SEC
+        unknown = False
+        outcome: LedgerOutcome | None = None
+        while outcome is None:
+            try:
+                outcome = await self._ledger.execute(command, timeout=COMMIT_TIMEOUT_SEC)
+                continue
+            except LedgerUnavailable:
+                if isinstance(command, Reserve) and not unknown:
+                    raise
+            except CommitUnknown:
+                unknown = True
+            if self._clock.monotonic() >= deadline:
+                raise OutcomeUnknown(
+                    order, f"what became of order {order.order_id} is not known; ask again"
+                ) from None
+            await asyncio.sleep(0.05)
+        if outcome.effect is Effect.CONFLICT:
+            raise AlreadyExists(
+                f"client order id {order.client_order_id} belongs to an order with other terms",
+                reason="CLIENT_ORDER_ID_REUSED",
+                metadata={"client_order_id": order.client_order_id},
+            )
+        held = outcome.order
+        assert held is not None
+        if held.order_id != order.order_id:
+            raise _Repeated(held)
+        return held
+
+    async def _publish(self, order: Order, protection: Decimal | None) -> Outcome:
+        account = self._ledger.cached(order.account)
+        if account is not None and account.trading_state is TradingState.HALTED:
+            # Halted between the reservation and now.
+            return await self._withdraw(
+                order, "trading_halted", f"trading is halted for account {order.account}"
+            )
+        payload = self._dispatch.new_order(order, protection)
+        try:
+            await self._dispatch.send_new(order, payload)
+        except PublishRefused as refused:
+            _log.warning("order not published", order_id=order.order_id, error=str(refused))
+            await self._withdraw(order, "not_published", "the journal of orders did not take the order")
+            if self._connected():
+                raise ResourceExhausted(
+                    "the journal of orders takes no more; nothing was sent and the reservation is released",
+                    reason="JOURNAL_FULL",
+                    metadata={"order_id": order.order_id},
+                ) from None
+            raise Unavailable(
+                "the journal of orders cannot be reached; nothing was sent and the reservation is released",
+                reason="NOT_READY",
+                metadata={"order_id": order.order_id},
+            ) from None
+        except PublishUnknown as unknown:
+            _log.warning("order unacknowledged", order_id=order.order_id, error=str(unknown))
+            self.own(self._settle_publication(order, payload), f"settle {order.order_id}")
+            raise OutcomeUnknown(
+                order, f"whether order {order.order_id} reached the journal of orders is not known; ask again"
+            ) from None
+        return self._submitted(order)
+
+    def _submitted(self, order: Order) -> Submitted:
+        if order.client_order_id:
+            self._sent[order.order_id] = None
+            if len(self._sent) > REMEMBERED:
+                del self._sent[next(iter(self._sent))]
+        return Submitted(order.order_id, order.client_order_id)
+
+    async def _withdraw(self, order: Order, reason: str, message: str) -> Rejected:
+        """Gives up an order that is reserved and certainly not published."""
+        held = await self._settled(Abandon(order, reason, message), order)
+        if held.is_open:
+            raise OutcomeUnknown(order, f"order {order.order_id} is {held.state}")
+        return Rejected(order.order_id, order.client_order_id, held.reason, held.message)
+
+    async def _settle_publication(self, order: Order, payload: bytes) -> None:
+        """Sends an unacknowledged order again while nobody has begun to cancel it; then leaves it to the sweeper.
+
+        A second copy is recognised by its message id, or else by the venue, which takes an order id once.
+        """
+        deadline = self._clock.monotonic() + REPUBLISH_SEC
+        while self._clock.monotonic() < deadline and not self._stopping:
+            await asyncio.sleep(REPUBLISH_WAIT_SEC)
+            if not self._connected():
+                continue
+            try:
+                held = await self._ledger.order(order.order_id)
+                if held is None or held.state is not OrderState.PENDING_NEW:
+                    return
+                await self._dispatch.send_new(order, payload)
+            except (LedgerUnavailable, PublishRefused, PublishUnknown):
+                continue
+            self._submitted(order)
+            _log.info("order published after all", order_id=order.order_id)
+            return
+
+    async def _read(self, order_id: str, asking: Order) -> Order:
+        try:
+            found = await self._ledger.order(order_id)
+        except LedgerUnavailable:
+            found = None
+        if found is None:
+            raise OutcomeUnknown(asking, f"order {order_id} cannot be read now; ask again")
+        return found
+
+    async def _original(self, original: Order) -> Outcome:
+        """The outcome of the earlier order under the same client order id and with the same payload."""
+        in_hand = self._in_hand.get(original.order_id)
+        if in_hand is not None:
+            return await asyncio.shield(in_hand)
+        deadline = self._clock.monotonic() + REPEAT_WAIT_SEC
+        wait = 0.005
+        while original.state is OrderState.PENDING_NEW and original.order_id not in self._sent:
+            # Another worker has it, or had it when it died: only the journal and the venue know more.
+            if self._clock.monotonic() >= deadline:
+                raise OutcomeUnknown(
+                    original, f"order {original.order_id} is on its way; what became of it is not known yet"
+                )
+            await asyncio.sleep(wait)
+            wait *= 2
+            original = await self._read(original.order_id, original)
+        return outcome_of(original)

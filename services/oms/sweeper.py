@@ -1,0 +1,124 @@
+"""Orders that wait too long are canceled at the venue, again and again, until the venue answers.
+
+Due are: an order that was reserved and of which the venue has said nothing (its publisher may have died before
+or after it published), a cancel without an answer, an amendment without one, and a working order whose
+expiry the venue has not reported. In each case the venue knows the truth or makes it: it answers a cancel of an
+order that it never saw with `canceled`, and refuses the order if it comes later.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+from services.ledger.commands import Command, Effect, Outcome, RequestCancel
+from services.ledger.deadline import due_ns
+from services.ledger.errors import LedgerError
+from services.ledger.order import Order, OrderState
+from services.oms.dispatch import Dispatch
+from services.runtime.clock import Clock
+from services.runtime.publisher import PublishError
+from services.runtime.telemetry import counter, get_logger
+
+INTERVAL_SEC: Final = 0.5
+PAGE: Final = 100
+FORGET_SEC: Final = 60.0
+
+_REASONS: Final = {
+    OrderState.PENDING_NEW: "venue_silent",
+    OrderState.PENDING_REPLACE: "venue_silent",
+    OrderState.NEW: "expired",
+    OrderState.PARTIALLY_FILLED: "expired",
+}
+
+_swept: Final = counter("oms_swept_orders", "Overdue orders that were canceled at the venue.", ("state",))
+_log = get_logger("oms.sweeper")
+
+
+class Ledger(Protocol):
+    """What the sweeper needs of the account ledger."""
+
+    async def due(self, partition: int, now_ns: int, limit: int = 100) -> tuple[Order, ...]: ...
+
+    async def execute(self, command: Command, timeout: float = 1.0) -> Outcome: ...
+
+    async def forget_ended(self, partition: int, now_ns: int, limit: int = 1000) -> int: ...
+
+
+class Sweeper:
+    """Looks after the partitions that this worker owns."""
+
+    def __init__(self, ledger: Ledger, dispatch: Dispatch, owned: Mapping[int, int], clock: Clock) -> None:
+        """`owned` is the live view of the partitions owned, with their fencing numbers."""
+        self._ledger = ledger
+        self._dispatch = dispatch
+        self._owned = owned
+        self._clock = clock
+        self._forgotten_at: dict[int, float] = {}
+
+    async def run(self) -> None:
+        """Sweeps until cancelled."""
+        while True:
+            for partition in list(self._owned):
+                try:
+                    await self.sweep(partition)
+                    await self._forget(partition)
+                except LedgerError as error:
+                    _log.warning(
+                        "sweep failed", partition=partition, error=f"{type(error).__name__}: {error}"
+                    )
+            await asyncio.sleep(INTERVAL_SEC)
+
+    async def sweep(self, partition: int) -> int:
+        """Cancels what is due now; returns how many orders that was. Raises `LedgerError`."""
+        swept = 0
+        while True:
+            now_ns = self._clock.now_ns()
+            due = await self._ledger.due(partition, now_ns, PAGE)
+            overdue = [order for order in due if _is_overdue(order, now_ns)]
+            answers = await asyncio.gather(*(self._cancel(order) for order in overdue))
+            swept += sum(answers)
+            # Whatever was requested has moved on in the index; a page without progress would come again.
+            if len(due) < PAGE or not any(answers):
+                return swept
+
+    async def _cancel(self, order: Order) -> bool:
+        again = order.state is OrderState.PENDING_CANCEL
+        reason = order.reason if again else _REASONS[order.state]
+        try:
+            outcome = await self._ledger.execute(
+                RequestCancel(order.account, order.order_id, reason, again=again)
+            )
+        except LedgerError as error:
+            _log.warning("overdue order not canceled", order_id=order.order_id, error=str(error))
+            return False
+        held = outcome.order
+        if outcome.effect is not Effect.DONE or held is None:
+            return False
+        _swept.labels(order.state.value).inc()
+        _log.warning(
+            "overdue order",
+            order_id=order.order_id,
+            account=order.account,
+            state=order.state.value,
+            reason=reason,
+            cancel=held.cancels,
+        )
+        try:
+            await self._dispatch.send_cancel(held)
+        except PublishError as error:
+            # It stays pending_cancel, so it is due again after the next grace.
+            _log.warning("cancel not acknowledged", order_id=order.order_id, error=str(error))
+        return True
+
+    async def _forget(self, partition: int) -> None:
+        """Takes ended orders whose records have expired out of the listings, once in a while."""
+        now = self._clock.monotonic()
+        if now - self._forgotten_at.get(partition, 0.0) >= FORGET_SEC:
+            self._forgotten_at[partition] = now
+            await self._ledger.forget_ended(partition, self._clock.now_ns())
+
+
+def _is_overdue(order: Order, now_ns: int) -> bool:
+    """The index may name an order that has moved on since; its record decides."""
+    deadline = due_ns(order)
+    return deadline is not None and deadline <= now_ns

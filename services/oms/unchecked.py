@@ -1,0 +1,40 @@
+"""Reservations without risk: for `risk_service.enabled: false` and `fail_closed: false`.
+
+The trading state of the account and the limit of open orders hold all the same; nothing else is looked at.
+"""
+
+from services.ledger.account import Account, TradingState
+from services.ledger.commands import Approved, Assess, Refused
+from services.ledger.numbers import ZERO
+from services.ledger.order import Order, Reservation, Side
+
+
+def unchecked_assess(max_open_orders: int) -> Assess:
+    """The rules of an unchecked reservation."""
+
+    def assess(account: Account, order: Order) -> Approved | Refused:
+        if account.trading_state is TradingState.HALTED:
+            return Refused("trading_halted", f"trading is halted for account {account.account}")
+        if account.trading_state is TradingState.REDUCING and not reduces(account, order):
+            return Refused(
+                "trading_reducing", f"account {account.account} takes only orders that reduce a position"
+            )
+        if account.open_orders >= max_open_orders:
+            return Refused(
+                "max_open_orders",
+                f"account {account.account} has {account.open_orders} open orders, the limit is {max_open_orders}",
+            )
+        terms = order.terms
+        # Without a mark the asked prices are the only value there is; a market order has none.
+        value = max(terms.price or ZERO, terms.stop_price or ZERO)
+        return Approved(Reservation(terms.quantity, value, ZERO, ZERO), terms)
+
+    return assess
+
+
+def reduces(account: Account, order: Order) -> bool:
+    """Whether `order`, together with all open ones of its side, can only bring its position nearer to zero."""
+    position = account.position(order.symbol)
+    if order.side is Side.SELL:
+        return position.open_sell + order.terms.quantity <= position.quantity
+    return position.open_buy + order.terms.quantity <= -position.quantity
