@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from decimal import Decimal
 
 import pytest
@@ -16,19 +17,17 @@ TENTH = 0.1
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one-worker", "two-workers"])
-def platform(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+def platform(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """A platform with the documented limits."""
-    running = Platform.start(tmp_path_factory.mktemp("platform"), workers=request.param)
-    yield running
-    running.stop()
+    with Platform(tmp_path_factory.mktemp("platform"), workers=request.param) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
-def raised(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+def raised(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """A platform whose limits let every order of the runs pass."""
-    running = Platform.start(tmp_path_factory.mktemp("raised"), RAISED_LIMITS)
-    yield running
-    running.stop()
+    with Platform(tmp_path_factory.mktemp("raised"), RAISED_LIMITS) as running:
+        yield running
 
 
 def limit_buy(account: str, price: float) -> dict[str, object]:

@@ -30,9 +30,8 @@ PARTS: Final = ("valkey", "nats", "questdb", "market-data", "live-gateway", "ris
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """A platform whose limits let every order pass."""
-    running = Platform.start(tmp_path_factory.mktemp("killed"), RAISED_LIMITS)
-    yield running
-    running.stop()
+    with Platform(tmp_path_factory.mktemp("killed"), RAISED_LIMITS) as running:
+        yield running
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,8 @@ async def test_killed_in_the_middle_of_a_run_loses_and_doubles_nothing(platform:
     accounts = [unique_account("killed") for _ in range(ACCOUNTS)]
     orders = traffic(sum(map(ord, part)), accounts)
     turn = asyncio.Semaphore(IN_FLIGHT)
-    killed_pid = platform.status()[part]["pid"]
+    killed_pid = platform.part_pid(part)
+    assert killed_pid is not None
     answered = 0
 
     async with httpx.AsyncClient(base_url=platform.url("oms"), timeout=5) as client:
@@ -110,8 +110,9 @@ async def test_killed_in_the_middle_of_a_run_loses_and_doubles_nothing(platform:
         sent = await asyncio.gather(*(one(order) for order in orders))
 
         def back() -> bool:
-            now = platform.status()[part]
-            return bool(now["healthy"]) and now["pid"] != killed_pid
+            pid = platform.part_pid(part)
+            assert not platform.unhealthy()
+            return pid is not None and pid != killed_pid
 
         await eventually(back, within_sec=60, every_sec=0.5)
         told = {status: sum(order.status == status for order in sent) for status in ("submitted", "rejected")}
