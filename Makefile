@@ -5,11 +5,12 @@ BIN    := $(VENV)/bin
 PYTEST_ARGS ?=
 
 GHZ_VERSION               := v0.121.0
+VEGETA_VERSION            := v12.12.0
 GRPCURL_VERSION           := v1.9.3
 GRPC_HEALTH_PROBE_VERSION := v0.4.40
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down test lint format proto tools lock clean
+.PHONY: help install demo up down test lint format proto perf gate tools lock clean
 
 help: ## list the tasks
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1|/' | while IFS='|' read -r task text; do printf '  make %-10s %s\n' "$$task" "$$text"; done
@@ -48,12 +49,20 @@ format: install ## put the code into shape
 proto: install ## regenerate the committed gRPC code
 	$(BIN)/python tools/generate.py
 
-tools: $(VENV)/.tools ## build ghz, grpcurl and grpc-health-probe into .venv/bin
+perf: tools ## measure everything and write perf/report/ (PERF_SECONDS=2 for a short look)
+	$(BIN)/python -m perf
 
-$(VENV)/.tools: $(VENV)/.installed Makefile
+gate: tools ## the documented acceptance runs with their levels (GATE_SECONDS=30 for a short one)
+	$(BIN)/python -m perf.gate
+
+tools: $(VENV)/.tools ## build ghz, vegeta, grpcurl, grpc-health-probe and the Go floor into .venv/bin
+
+$(VENV)/.tools: $(VENV)/.installed Makefile $(wildcard perf/floors/go_noop/*)
 	GOBIN=$(abspath $(BIN)) GOTOOLCHAIN=local $(BIN)/go install github.com/bojand/ghz/cmd/ghz@$(GHZ_VERSION)
+	GOBIN=$(abspath $(BIN)) GOTOOLCHAIN=local $(BIN)/go install github.com/tsenart/vegeta/v12@$(VEGETA_VERSION)
 	GOBIN=$(abspath $(BIN)) GOTOOLCHAIN=local $(BIN)/go install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL_VERSION)
 	GOBIN=$(abspath $(BIN)) GOTOOLCHAIN=local $(BIN)/go install github.com/grpc-ecosystem/grpc-health-probe@$(GRPC_HEALTH_PROBE_VERSION)
+	GOTOOLCHAIN=local $(BIN)/go -C perf/floors/go_noop build -o $(abspath $(BIN))/go-noop .
 	@touch $@
 
 lock: install ## recompile requirements.lock (newer versions where pyproject.toml allows them)
