@@ -12,7 +12,7 @@ from typing import Any
 
 from services.ledger.account import Account
 from services.ledger.codec import Commit
-from services.ledger.events import Event, Filled
+from services.ledger.events import Event
 from services.ledger.numbers import plain
 from services.ledger.order import Order
 from services.ledger.transition import event_order, evolve
@@ -60,8 +60,7 @@ class Journal:
                 continue
             if seq != last + 1:
                 raise JournalGap(f"account {commit.account}: event {seq} follows event {last}")
-            unknown = isinstance(event, Filled) and event.unknown
-            order = held.orders.get(event_order(event)) if held is not None and not unknown else None
+            order = held.orders.get(event_order(event)) if held is not None else None
             account, order = evolve(
                 held.account if held is not None else None, order, event, commit.time_ns, commit.account
             )

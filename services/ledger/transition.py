@@ -195,11 +195,15 @@ def _apply_report(account: Account, order: Order | None, command: c.ApplyReport,
 
 
 def _apply_fill(account: Account, order: Order | None, command: c.ApplyReport) -> _Decision:
-    repeated = command.exec_id in (account.foreign_exec_ids if order is None else order.exec_ids)
-    if repeated:
+    if command.side is None or command.quantity <= ZERO or command.price < ZERO:
+        raise ValueError("a fill has a side, a positive quantity and a price")
+    if order is not None and (order.symbol != command.symbol or order.side is not command.side):
+        # The trade happened, but it is not this order's: it must not use up what the order holds.
+        order = None
+    # An order may have become known only after its fill was booked without it.
+    booked = account.foreign_exec_ids if order is None else (*account.foreign_exec_ids, *order.exec_ids)
+    if command.exec_id in booked:
         return _ignored(command, order, "execution was booked before")
-    if command.side is None:
-        raise ValueError("a fill has a side")
     overfill = ZERO
     if order is not None:
         overfill = max(
@@ -302,6 +306,8 @@ def _evolve_filled(account: Account, order: Order | None, event: e.Filled) -> _E
     position = account.position(event.symbol).with_fill(event.side, event.quantity, event.price, event.fee)
     value = event.quantity * event.price
     cash = account.cash - (value if event.side == "buy" else -value) - event.fee
+    if event.unknown:
+        order = None
     if order is None:
         kept = (*account.foreign_exec_ids, event.exec_id)[-FOREIGN_EXEC_IDS_KEPT:]
         account = replace(account, foreign_exec_ids=kept)
