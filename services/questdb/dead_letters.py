@@ -1,14 +1,26 @@
 """Messages that cannot be used, kept with the reason for a person to look at."""
 
 import base64
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
-from services.questdb.durable_pull import Delivered
 from services.runtime.publisher import Publisher
 
 _LARGEST_DATA: Final = 256 * 1024
+
+
+class StoredMessage(Protocol):
+    """A message as a stream delivered it."""
+
+    @property
+    def sequence(self) -> int: ...
+    @property
+    def subject(self) -> str: ...
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def time_ns(self) -> int: ...
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -35,7 +47,7 @@ class DeadLetters:
         self._subject = subject
         self._stream = stream
 
-    async def put(self, message: Delivered, reason: str) -> None:
+    async def put(self, message: StoredMessage, reason: str) -> None:
         """Stores `message` with `reason`; once, however often it is called.
 
         Raises `PublishError` when that is not certain.

@@ -5,17 +5,21 @@ import base64
 import binascii
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
 import psycopg
+from ulid import ULID
 
-from services.questdb.schema import FILLS, Table
+from services.questdb.order_fold import LoggedOrder, from_rows
+from services.questdb.schema import FILLS, ORDERS_LOG, Table
 from services.runtime.connections import QuestdbPool
 
 LARGEST_PAGE: Final = 1000
 _POLL_SEC: Final = 0.01
+_ORDERS_AT_ONCE: Final = 200
+_CLOCK_SLACK: Final = timedelta(minutes=10)
 _MISSING_TABLE: Final = "table does not exist"
 """How QuestDB says so: it has no error codes."""
 
@@ -143,6 +147,25 @@ async def fill_totals(
     return totals
 
 
+async def logged_orders(pool: QuestdbPool, order_ids: Sequence[str]) -> dict[str, LoggedOrder]:
+    """Those of `order_ids` that `orders_log` knows, as their stored events leave them.
+
+    Everything committed before the call is in it. Raises what `wait_applied` raises, and `psycopg.Error`.
+    """
+    found: dict[str, LoggedOrder] = {}
+    columns = ", ".join(column.name for column in ORDERS_LOG.columns)
+    if order_ids:
+        await wait_applied(pool, ORDERS_LOG)
+    for start in range(0, len(order_ids), _ORDERS_AT_ONCE):
+        chunk = order_ids[start : start + _ORDERS_AT_ONCE]
+        query = (
+            f"SELECT {columns} FROM {ORDERS_LOG.name} WHERE timestamp >= %s "
+            f"AND order_id IN ({', '.join(['%s'] * len(chunk))}) ORDER BY account_seq"
+        )
+        found.update(from_rows(await _rows(pool, query, [_made_after(chunk), *chunk])))
+    return found
+
+
 async def wait_applied(pool: QuestdbPool, *tables: Table, timeout_sec: float = 30.0) -> None:
     """Returns when everything committed to `tables` before the call can be read.
 
@@ -176,6 +199,17 @@ async def _rows(pool: QuestdbPool, query: str, values: Sequence[Any]) -> list[tu
         if _MISSING_TABLE in str(error):
             return []
         raise
+
+
+def _made_after(order_ids: Sequence[str]) -> datetime:
+    """A moment before any event of these orders: their ids say when they were made."""
+    oldest = datetime.now(UTC)
+    for order_id in order_ids:
+        try:
+            oldest = min(oldest, ULID.from_str(order_id.rpartition("-")[2]).datetime)
+        except ValueError:
+            return datetime(2000, 1, 1, tzinfo=UTC)  # not made here: no telling
+    return oldest - _CLOCK_SLACK
 
 
 def _conditions(wanted: FillFilter) -> tuple[list[str], list[Any]]:

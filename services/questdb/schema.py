@@ -84,10 +84,11 @@ ORDERS_LOG: Final = Table(
         Column("symbol", "SYMBOL"),
         Column("side", "SYMBOL"),
         Column("type", "SYMBOL"),
-        Column("quantity", NUMBER),
-        Column("price", NUMBER),
-        Column("cumulative", NUMBER),
+        Column("quantity", NUMBER),  # total of the terms in force, or of those asked for
+        Column("price", NUMBER),  # their limit; NULL without
+        Column("cumulative", NUMBER),  # executed after the event
         Column("reason", "VARCHAR"),
+        Column("ledger_partition", "INT"),
         Column("stream_seq", "LONG"),  # sequence in LEDGER
     ),
     keys=("timestamp", "account", "account_seq"),
