@@ -19,6 +19,8 @@ Stop (SIGTERM):
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from decimal import Decimal
 from typing import Any, Final, TypeVar
 
 from nats.errors import Error as NatsError
@@ -42,11 +44,11 @@ from services.oms.outcomes import SubmissionRecord
 from services.oms.position_pass import PositionPass
 from services.oms.queries import Queries
 from services.oms.reports import ReportConsumer
-from services.oms.risk_channel import RiskChannels
+from services.oms.risk_channel import LedgerFacts, RiskChannels
 from services.oms.risk_client import RiskClient
 from services.oms.servicer import Desk, OrderService, ReconciliationService
 from services.oms.settings import OmsSettings
-from services.oms.submit import Submitter, SubmitRules
+from services.oms.submit import SubmitRules, Submitter
 from services.oms.sweeper import Sweeper
 from services.questdb.fill_store import FillStore
 from services.runtime.connections import NatsClient, open_nats, open_questdb
@@ -255,7 +257,8 @@ class _Worker:
             url=settings.ledger.url,
             db=settings.ledger.db,
             partitions=settings.ledger.partitions,
-            opening_cash=settings.ledger.opening_cash_usd,
+            # Risk decides on it where there is one; until it has told, no account is opened.
+            opening_cash=None if settings.risk_service.enabled else settings.ledger.opening_cash_usd,
             position_cache_ttl=settings.valkey.position_ttl_sec,
             allow_unsafe=settings.ledger.allow_unsafe,
             max_batch=MAX_BATCH,
@@ -292,7 +295,10 @@ class _Worker:
                 self.board.report("risk", False, channels.foreign)
 
         channels = self._risk = RiskChannels(
-            settings.target, ledger.identity, self._settings.ledger.partitions, changed
+            settings.target,
+            LedgerFacts(ledger.identity, self._settings.ledger.partitions),
+            changed,
+            lambda cash: set_opening_cash(ledger, cash),
         )
         client = RiskClient(channels, settings.timeout_sec)
         channels.open()
@@ -447,6 +453,11 @@ class _Worker:
             except Exception as error:
                 _log.error("closing failed", exc_info=error)
         await self._questdb.close()
+
+
+def set_opening_cash(ledger: Ledger, cash: Decimal) -> None:
+    """Accounts that are opened from now on begin with `cash`."""
+    ledger._options = replace(ledger._options, opening_cash=cash)
 
 
 def _step(ask: Callable[[], object], *tasks: "asyncio.Task[Any]") -> Step:

@@ -1,4 +1,4 @@
-"""A client's cancel: recorded in the ledger first, then sent to the venue, and sent until the venue answers."""
+"""A client's cancel: recorded in the ledger, then sent to the venue, and sent until the venue answers."""
 
 from typing import Final, Protocol
 

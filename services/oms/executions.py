@@ -2,7 +2,8 @@
 
 Stream LEDGER is the journal of every account; its messages hold consecutive commits, and each event has a
 number in its account. Where to begin reading is found by bisection over the stream, a handful of single
-messages instead of the account's history. A reader that does not keep up holds back the server, not our memory.
+messages instead of the account's history. A reader that does not keep up holds back the server, and fills no
+memory here.
 """
 
 import asyncio
@@ -66,11 +67,11 @@ class DropCopies:
     async def follow(
         self, account: str, after: int, *, live_only: bool, heartbeat_sec: float
     ) -> AsyncIterator[NumberedEvent | int]:
-        """Events after number `after` (or after now), for ever; a number when nothing came for `heartbeat_sec`.
+        """Events after number `after` (or after now), for ever, and heartbeats.
 
-        That number is the one of the last event told. Raises `FailedPrecondition` when `after` is not a
-        number to resume from, `ResourceExhausted`, and `Unavailable` when the stream cannot be read or oms
-        stops.
+        When nothing came for `heartbeat_sec`, the number of the last event told is yielded. Raises
+        `FailedPrecondition` when `after` is not a number to resume from, `ResourceExhausted`, and
+        `Unavailable` when the stream cannot be read or oms stops.
         """
         if self._followed >= MAX_STREAMS:
             raise ResourceExhausted(f"{MAX_STREAMS} drop copies are followed here")

@@ -1,10 +1,10 @@
 """Venue reports into the ledger: in order, each once, none skipped.
 
 The worker that owns a partition reads the partition's part of stream EXECUTIONS from its checkpoint on. Each
-account has a lane: its reports are committed in the order of the stream, and a report goes out only when every
-earlier one of the account is known to be committed. That is what makes the ledger's rule safe that a sequence
-at or below the account's last applied one is a repetition. Lanes do not wait for each other; what gathers in a
-lane while a commit is in flight leaves with the next one.
+account has a lane: its reports are committed in the order of the stream, and a report goes out only when
+every earlier one of the account is known to be committed, or together with it. That is what makes the
+ledger's rule safe that a sequence at or below the account's last applied one is a repetition. Lanes do not
+wait for each other; what gathers in a lane while a commit is in flight leaves with the next one.
 
 The checkpoint is what lies before the oldest report that is not committed. It may be old: the ledger
 recognises what it has applied.
@@ -255,7 +255,7 @@ class _Partition:
                 )
             except PublishRefused as error:
                 if self.consumer.nats.is_connected:
-                    # The stream is full. The message itself is still in EXECUTIONS, under the logged sequence.
+                    # The stream is full. The message is still in EXECUTIONS, under the logged sequence.
                     _log.error("dead letter refused", sequence=message.sequence, error=str(error))
                     break
                 await asyncio.sleep(RETRY_SEC)

@@ -1,11 +1,15 @@
 """Connections to risk that keep themselves up, each checked to work on our own ledger before it is used."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Final
 
 import grpc
 
+from services.runtime.ids import new_ulid
 from services.runtime.telemetry import get_logger
 from trade2026.risk.v1 import risk_pb2, risk_service_pb2_grpc
 
@@ -41,14 +45,28 @@ class ForeignLedger(Exception):
     """The risk service works on another ledger, or with other partitions, than this oms."""
 
 
+@dataclass(frozen=True, slots=True)
+class LedgerFacts:
+    """What a risk service has to agree on."""
+
+    ledger_id: str
+    partitions: int
+
+
 class RiskChannel:
     """One connection. `usable` while it is up and leads to a risk service on our ledger."""
 
-    def __init__(self, target: str, ledger_id: str, partitions: int, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        target: str,
+        expected: LedgerFacts,
+        changed: Callable[[], None],
+        learned: Callable[[Decimal], None],
+    ) -> None:
         self._target = target
-        self._ledger_id = ledger_id
-        self._partitions = partitions
+        self._expected = expected
         self._changed = changed
+        self._learned = learned
         self._keeper: asyncio.Task[None] | None = None
         self._stub: Any = None
         self.usable = False
@@ -101,10 +119,8 @@ class RiskChannel:
                     self._changed()
                 change = channel.wait_for_state_change(state)
                 if state is grpc.ChannelConnectivity.READY and not usable:
-                    try:
+                    with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(change, RECHECK_SEC)
-                    except TimeoutError:
-                        pass
                 else:
                     await change
         finally:
@@ -113,21 +129,30 @@ class RiskChannel:
 
     async def _verified(self) -> bool:
         try:
-            info = await self.info()
+            found = self._difference(await self.info())
+            opening_cash = await self._opening_cash() if not found else None
         except grpc.aio.AioRpcError as error:
             _log.warning("risk does not tell its ledger", target=self._target, error=code_name(error))
             return False
-        found = self._difference(info)
         if found and found != self.foreign:
             _log.error("risk works on another ledger", target=self._target, difference=found)
         self.foreign = found
+        if opening_cash is not None:
+            self._learned(opening_cash)
         return not found
 
+    async def _opening_cash(self) -> Decimal:
+        """The cash of an account that is not open yet: that of a name which nobody ever used."""
+        request = risk_pb2.GetAccountRiskRequest(account=new_ulid())
+        answer = await self._stub.GetAccountRisk(request, timeout=INFO_TIMEOUT_SEC)
+        return Decimal(answer.cash.value or "0")
+
     def _difference(self, info: risk_pb2.GetServiceInfoResponse) -> str:
-        if info.ledger_id != self._ledger_id:
-            return f"ledger is {info.ledger_id!r}, expected {self._ledger_id!r}"
-        if info.partitions != self._partitions:
-            return f"partitions are {info.partitions}, expected {self._partitions}"
+        expected = self._expected
+        if info.ledger_id != expected.ledger_id:
+            return f"ledger is {info.ledger_id!r}, expected {expected.ledger_id!r}"
+        if info.partitions != expected.partitions:
+            return f"partitions are {info.partitions}, expected {expected.partitions}"
         return ""
 
 
@@ -137,13 +162,17 @@ class RiskChannels:
     def __init__(
         self,
         target: str,
-        ledger_id: str,
-        partitions: int,
+        expected: LedgerFacts,
         on_change: Callable[[], None],
+        on_opening_cash: Callable[[Decimal], None],
         count: int = CHANNELS,
     ) -> None:
-        """`on_change` is called when a connection becomes usable or stops being so."""
-        self._new = lambda: RiskChannel(target, ledger_id, partitions, on_change)
+        """`on_change` is called when a connection becomes usable or stops being so, `on_opening_cash` before
+        that with the cash that risk gives to an account that is opened.
+        """
+        self._new: Callable[[], RiskChannel] = lambda: RiskChannel(
+            target, expected, on_change, on_opening_cash
+        )
         self._channels = [self._new() for _ in range(count)]
         self._next = 0
         self._closing: set[asyncio.Task[None]] = set()
@@ -183,7 +212,7 @@ class RiskChannels:
         channel.missed = 0
 
     def missed(self, channel: RiskChannel) -> None:
-        """A deadline passed without an answer; the connection is replaced when it fails and another does not."""
+        """A deadline passed; the connection is replaced when it fails repeatedly and another does not."""
         channel.missed += 1
         if channel.missed < EJECT_AFTER or channel not in self._channels:
             return
@@ -215,5 +244,5 @@ class RiskChannels:
 
 def code_name(error: grpc.aio.AioRpcError) -> str:
     """The name of a failed call's status code."""
-    code: grpc.StatusCode = error.code()  # type: ignore[no-untyped-call]
+    code: grpc.StatusCode = error.code()
     return str(code.name)

@@ -83,6 +83,11 @@ class RiskClient:
         self._patience: asyncio.TimerHandle | None = None
 
     @property
+    def reachable(self) -> bool:
+        """Whether a connection can be used now."""
+        return self._channels.pick() is not None
+
+    @property
     def waiting(self) -> int:
         """Orders that are not sent yet."""
         return len(self._waiting)

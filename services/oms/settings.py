@@ -63,8 +63,7 @@ class OmsLedgerSettings(LedgerSettings):
     """Section `ledger`: the account ledger, shared with risk."""
 
     opening_cash_usd: Number = Decimal(100_000)
-    """Cash of an account that is opened by a fill or an unchecked order; as risk's
-    `risk_checks.initial_buying_power_usd`."""
+    """Cash of an account that oms opens while `risk_service.enabled` is false; otherwise risk tells it."""
     allow_unsafe: bool = False
     """Take a Valkey that may lose or evict what it confirmed. For experiments only."""
 

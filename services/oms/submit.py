@@ -17,7 +17,7 @@ from decimal import Decimal
 from typing import Any, Final, Protocol
 
 from services.ledger.account import Account, TradingState
-from services.ledger.commands import Abandon, Command, Effect, Reserve
+from services.ledger.commands import Abandon, Command, Effect, Register, Reserve
 from services.ledger.commands import Outcome as LedgerOutcome
 from services.ledger.deadline import GRACE_NS
 from services.ledger.errors import CommitUnknown, LedgerUnavailable
@@ -94,7 +94,7 @@ class Submitter:
         rules: SubmitRules,
         clock: Clock,
     ) -> None:
-        """`risk` is None when it is switched off; `connected` tells whether the journal of orders is there."""
+        """`risk` is None when it is switched off; `connected`: the journal of orders can be reached."""
         self._entry = entry
         self._risk = risk
         self._ledger = ledger
@@ -107,6 +107,7 @@ class Submitter:
         self._running: set[asyncio.Task[Any]] = set()
         self._in_hand: dict[str, asyncio.Task[Outcome]] = {}
         self._sent: dict[str, None] = {}
+        self._opened: dict[str, None] = {}
         self._stopping = False
 
     @property
@@ -168,6 +169,13 @@ class Submitter:
                 self._record.answered(order, (time.perf_counter() - started) * 1000, outcome)
 
     async def _carry_out(self, order: Order, request: order_pb2.SubmitOrderRequest) -> Outcome:
+        if order.account not in self._opened and not await self._open_account(order.account):
+            return Rejected(
+                order.order_id,
+                order.client_order_id,
+                "ledger_unavailable",
+                "the account cannot be read or opened; nothing was reserved",
+            )
         try:
             if self._risk is None:
                 return await self._reserve_unchecked(order, "risk_service.enabled is false")
@@ -181,6 +189,23 @@ class Submitter:
             return await self._on_answer(order, answer)
         except _Repeated as repeated:
             return await self._original(repeated.order)
+
+    async def _open_account(self, account: str) -> bool:
+        """Opens an account at the first sight of it; False when that cannot be done now.
+
+        A reservation would open it too, but has only milliseconds for everything.
+        """
+        if self._risk is not None and not self._risk.reachable:
+            return True
+        try:
+            await self._ledger.execute(Register(account), timeout=COMMIT_TIMEOUT_SEC)
+        except (LedgerUnavailable, CommitUnknown) as error:
+            _log.warning("account not opened", account=account, error=f"{type(error).__name__}: {error}")
+            return False
+        self._opened[account] = None
+        if len(self._opened) > REMEMBERED:
+            del self._opened[next(iter(self._opened))]
+        return True
 
     async def _on_answer(self, order: Order, answer: Answer) -> Outcome:
         response = answer.response
@@ -307,7 +332,7 @@ class Submitter:
         return Rejected(order.order_id, order.client_order_id, held.reason, held.message)
 
     async def _settle_publication(self, order: Order, payload: bytes) -> None:
-        """Sends an unacknowledged order again while nobody has begun to cancel it; then leaves it to the sweeper.
+        """Sends an unacknowledged order again while nobody cancels it; then leaves it to the sweeper.
 
         A second copy is recognised by its message id, or else by the venue, which takes an order id once.
         """

@@ -1,9 +1,9 @@
 """Orders that wait too long are canceled at the venue, again and again, until the venue answers.
 
-Due are: an order that was reserved and of which the venue has said nothing (its publisher may have died before
-or after it published), a cancel without an answer, an amendment without one, and a working order whose
-expiry the venue has not reported. In each case the venue knows the truth or makes it: it answers a cancel of an
-order that it never saw with `canceled`, and refuses the order if it comes later.
+Due are: an order that was reserved and of which the venue has said nothing (its publisher may have died
+before or after it published), a cancel without an answer, an amendment without one, and a working order whose
+expiry the venue has not reported. In each case the venue knows the truth or makes it: it answers a cancel of
+an order that it never saw with `canceled`, and refuses the order if it comes later.
 """
 
 import asyncio

@@ -22,7 +22,7 @@ def unchecked_assess(max_open_orders: int) -> Assess:
         if account.open_orders >= max_open_orders:
             return Refused(
                 "max_open_orders",
-                f"account {account.account} has {account.open_orders} open orders, the limit is {max_open_orders}",
+                f"the account has {account.open_orders} open orders, the limit is {max_open_orders}",
             )
         terms = order.terms
         # Without a mark the asked prices are the only value there is; a market order has none.
@@ -33,7 +33,7 @@ def unchecked_assess(max_open_orders: int) -> Assess:
 
 
 def reduces(account: Account, order: Order) -> bool:
-    """Whether `order`, together with all open ones of its side, can only bring its position nearer to zero."""
+    """Whether `order`, with all open ones of its side, can only bring its position nearer to zero."""
     position = account.position(order.symbol)
     if order.side is Side.SELL:
         return position.open_sell + order.terms.quantity <= position.quantity
