@@ -7,16 +7,18 @@ grpcio's.
 """
 
 import asyncio
+import importlib
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 import grpc
 from google.protobuf import descriptor_pool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from services.runtime.errors import ResourceExhausted, ServiceError
+from services.runtime.errors import ResourceExhausted, ServiceError, Unimplemented
 from services.runtime.health import HealthBoard, Status
 from services.runtime.rpc_status import abort_with
 from services.runtime.settings import ServiceSettings, SettingsError
@@ -119,6 +121,10 @@ def _new_engine(settings: ServiceSettings, workers: int) -> Engine:
     return grpc.aio.server(
         options=(
             ("grpc.so_reuseport", 1 if workers > 1 else 0),
+            # Left to itself the library cancels calls that wait for the loop, at random, from 1,000 on. What
+            # is too much is decided by the admission.
+            ("grpc.server.max_pending_requests", settings.grpc_max_in_flight),
+            ("grpc.server.max_pending_requests_hard_limit", 2 * settings.grpc_max_in_flight),
             ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
             ("grpc.max_send_message_length", MAX_SEND_BYTES),
             ("grpc.keepalive_time_ms", KEEPALIVE_MS),
@@ -147,6 +153,9 @@ class _Recorder:
 
 
 def _register(engine: Engine, service: GrpcService, admission: Admission) -> None:
+    # Generated code for calls does not import the descriptors of its own service, which reflection answers
+    # from.
+    importlib.import_module(service.add.__module__.removesuffix("_grpc"))
     recorder = _Recorder()
     service.add(service.servicer, recorder)
     guarded = {
@@ -157,19 +166,30 @@ def _register(engine: Engine, service: GrpcService, admission: Admission) -> Non
 
 
 def _guarded(handler: Handler, method: str, admission: Admission) -> Handler:
-    if handler.unary_unary is not None:
-        return grpc.unary_unary_rpc_method_handler(
-            _guarded_unary(handler.unary_unary, method, admission),
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
-    if handler.unary_stream is not None:
-        return grpc.unary_stream_rpc_method_handler(
-            _guarded_stream(handler.unary_stream, method, admission),
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
-    raise TypeError(f"{method}: only unary and server-streaming methods are served")
+    if handler.request_streaming:
+        raise TypeError(f"{method}: only unary and server-streaming methods are served")
+    codec = {
+        "request_deserializer": handler.request_deserializer,
+        "response_serializer": handler.response_serializer,
+    }
+    behaviour = handler.unary_stream if handler.response_streaming else handler.unary_unary
+    if getattr(behaviour, "__module__", "").endswith("_pb2_grpc"):
+        # Inherited from the generated class: this servicer does not have the method.
+        return grpc.unary_unary_rpc_method_handler(_unimplemented(method), **codec)
+    if handler.response_streaming:
+        if not inspect.isasyncgenfunction(behaviour):
+            raise TypeError(f"{method} has to be an asynchronous generator")
+        return grpc.unary_stream_rpc_method_handler(_guarded_stream(behaviour, method, admission), **codec)
+    if not inspect.iscoroutinefunction(behaviour):
+        raise TypeError(f"{method} has to be a coroutine function")
+    return grpc.unary_unary_rpc_method_handler(_guarded_unary(behaviour, method, admission), **codec)
+
+
+def _unimplemented(method: str) -> Callable[[Any, Any], Awaitable[Any]]:
+    async def call(request: Any, context: Any) -> None:
+        await abort_with(context, Unimplemented(f"{method} is not implemented"))
+
+    return call
 
 
 def _guarded_unary(
@@ -181,8 +201,8 @@ def _guarded_unary(
         admission.in_flight += 1
         try:
             return await behaviour(request, context)
-        except (ServiceError, Exception) as error:
-            return await _ended(context, method, error)
+        except Exception as error:
+            await _end(context, method, error)
         finally:
             admission.in_flight -= 1
 
@@ -199,15 +219,16 @@ def _guarded_stream(
         try:
             async for response in behaviour(request, context):
                 yield response
-        except (ServiceError, Exception) as error:
-            await _ended(context, method, error)
+        except Exception as error:
+            await _end(context, method, error)
         finally:
             admission.in_flight -= 1
 
     return call
 
 
-async def _ended(context: Any, method: str, error: Exception) -> None:
+async def _end(context: Any, method: str, error: Exception) -> NoReturn:
+    """Ends a call by the table; always raises."""
     if isinstance(error, grpc.aio.AbortError):
         raise error
     if not isinstance(error, ServiceError):

@@ -41,7 +41,7 @@ class HealthBoard:
         self._dependencies: dict[str, _Dependency] = {}
         self._listeners: list[Callable[[Status], None]] = []
         self._stopping = False
-        self._last: Status = "unhealthy"
+        self._last: Status = "healthy"
 
     def register(self, name: str, critical: bool, probe: Probe | None = None) -> None:
         """Adds a dependency, unhealthy until it is first seen healthy.

@@ -1,6 +1,6 @@
 """google.rpc.Status out of an error: the same details over gRPC (trailing metadata) and over REST (JSON)."""
 
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import grpc
 from google.protobuf import any_pb2
@@ -57,7 +57,7 @@ def grpc_code_of(code: int) -> grpc.StatusCode:
     return _GRPC_CODES.get(code, grpc.StatusCode.UNKNOWN)
 
 
-async def abort_with(context: grpc.aio.ServicerContext[Any, Any], error: BaseException) -> None:
+async def abort_with(context: grpc.aio.ServicerContext[Any, Any], error: BaseException) -> NoReturn:
     """Ends a call with the status of `error`; always raises (grpc.aio.AbortError)."""
     status = status_of(error)
     await context.abort(

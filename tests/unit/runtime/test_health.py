@@ -127,3 +127,11 @@ async def test_listeners_hear_the_status_and_each_change_once() -> None:
     board.report("questdb", True)
     board.stopping()
     assert heard == ["unhealthy", "degraded", "healthy", "unhealthy"]
+
+
+def test_listeners_hear_of_a_dependency_that_is_added_later() -> None:
+    board = HealthBoard(10)
+    heard: list[Status] = []
+    board.on_change(heard.append)
+    board.register("valkey", True)
+    assert heard == ["healthy", "unhealthy"]
