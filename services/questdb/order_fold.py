@@ -97,14 +97,16 @@ def from_rows(rows: Iterable[Row]) -> dict[str, LoggedOrder]:
             asked = None if event in _ENDS_OF_AMENDMENT else before.asked
             if event == _REPLACE_REQUESTED:
                 in_force, asked = (before.quantity, before.price), terms
-        state = row[_COLUMN["state"]]
+        state = OrderState(row[_COLUMN["state"]]) if row[_COLUMN["state"]] else None
+        if state in TERMINAL:
+            asked = None
         orders[order_id] = LoggedOrder(
             order_id,
             row[_COLUMN["client_order_id"]] or "",
             row[_COLUMN["symbol"]] or "",
             row[_COLUMN["side"]] or "",
             row[_COLUMN["type"]] or "",
-            OrderState(state) if state else None,
+            state,
             *in_force,
             row[_COLUMN["cumulative"]] or ZERO,
             row[_COLUMN["account_seq"]],
