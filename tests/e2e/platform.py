@@ -28,17 +28,19 @@ RAISED_LIMITS: Final = {
 }
 """Limits that let every order of the acceptance runs pass."""
 
+_FOR_TESTS: Final = {
+    # Fills are to be stored soon, not within the ten seconds that suit a busy day.
+    "TRADE2026_OMS__QUESTDB__FLUSH_INTERVAL_SEC": "1",
+    # These are tests of function: a slow machine must not turn orders into time-outs.
+    "TRADE2026_OMS__RISK_SERVICE__TIMEOUT_SEC": "1",
+}
+
 
 class Platform(StackProcess):
     """A running platform with data of its own."""
 
     def __init__(self, folder: Path, variables: Mapping[str, str] | None = None, workers: int = 1) -> None:
-        # Fills are to be stored soon, not within the ten seconds that suit a busy day.
-        super().__init__(
-            folder,
-            workers=workers,
-            variables={"TRADE2026_OMS__QUESTDB__FLUSH_INTERVAL_SEC": "1", **(variables or {})},
-        )
+        super().__init__(folder, workers=workers, variables={**_FOR_TESTS, **(variables or {})})
 
     def url(self, name: str) -> str:
         """REST root of a service."""

@@ -149,7 +149,8 @@ async def test_run_7_every_service_is_healthy_and_data_is_where_it_is_documented
         assert oms.call("POST", "/orders", limit_buy(account, 45000.0))[1]["status"] == "submitted"
     for service in ("risk", "oms", "live-gateway", "market-data"):
         with RestConnection(platform.url(service)) as rest:
-            assert rest.call("GET", "/health") == (200, {"status": "healthy"}), service
+            status, answer = rest.call("GET", "/health")
+            assert (status, answer["status"]) == (200, "healthy"), service
 
     def counted() -> bool:
         rows = platform.query(
