@@ -10,7 +10,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import grpc
 import uvloop
@@ -82,7 +82,7 @@ async def run(targets: Sequence[tuple[str, str]], host: str, port: int, timeout_
 
 
 def _probe(channel: grpc.aio.Channel) -> Probe:
-    stub = health_pb2_grpc.HealthStub(channel)
+    stub: Any = health_pb2_grpc.HealthStub(channel)
 
     async def probe() -> None:
         answer = await stub.Check(health_pb2.HealthCheckRequest())
