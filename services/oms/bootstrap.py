@@ -96,7 +96,7 @@ _RECONCILIATION_SERVICE: Final = reconciliation_service_pb2.DESCRIPTOR.services_
 
 async def run(context: _Context) -> None:
     """One worker's life; see the steps above."""
-    worker = _Worker(context)
+    worker = Worker(context)
     board = worker.board
     context.own(board.run(), "health")
     wiring = asyncio.create_task(worker.wire(), name="wiring")
@@ -142,7 +142,7 @@ class _Listeners:
 Step = Callable[[], Awaitable[object]]
 
 
-class _Worker:
+class Worker:
     """What one worker has open; every part that is opened notes how it is closed."""
 
     def __init__(self, context: _Context) -> None:
@@ -220,6 +220,9 @@ class _Worker:
         self._refusals.append(_step(drop_copies.stop))
         await self._own_partitions(nats, registry, ledger, publisher, dispatch)
         self._store(nats, publisher)
+        if self._risk is not None:
+            # An order that came before would be rejected for nothing; without risk there is no use in waiting.
+            await self._risk.wait_usable(EARLY_SEC)
         return Desk(submitter, Canceler(ledger, dispatch), Queries(ledger, self._questdb), drop_copies)
 
     async def _open_nats(self) -> NatsClient:

@@ -188,6 +188,16 @@ class RiskChannels:
         """Ends the connections."""
         await asyncio.gather(*(channel.close() for channel in self._channels), *self._closing)
 
+    async def wait_usable(self, timeout_sec: float) -> bool:
+        """Waits at most `timeout_sec` seconds for a connection that can be used; False when there is none."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_sec
+        while self.pick() is None:
+            if loop.time() >= deadline:
+                return False
+            await asyncio.sleep(0.01)
+        return True
+
     def pick(self) -> RiskChannel | None:
         """The next usable connection in turn, one that answers in time rather than one that does not."""
         usable = [channel for channel in self._channels if channel.usable]
