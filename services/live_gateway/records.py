@@ -41,7 +41,7 @@ class Outgoing(msgspec.Struct, array_like=True, gc=False):
 
 
 _encode: Final = msgspec.json.Encoder(decimal_format="string").encode
-_decode_working: Final = msgspec.json.Decoder(WorkingOrder).decode
+_decode_order: Final = msgspec.json.Decoder(WorkingOrder).decode
 _decode_facts: Final = msgspec.json.Decoder(Facts).decode
 _encode_batch: Final = msgspec.msgpack.Encoder().encode
 _decode_batch: Final = msgspec.msgpack.Decoder(list[Outgoing]).decode
@@ -65,11 +65,16 @@ def decode_batch(data: bytes) -> list[Outgoing]:
 
 def encode_working(orders: Iterable[WorkingOrder]) -> str:
     """A JSON array of [order_id, record as text]; the record's numbers must not pass through SQLite's."""
-    return _rows((order.order_id, _encode(order).decode()) for order in orders)
+    return _rows((order.order_id, encode_order(order)) for order in orders)
 
 
-def decode_working(record: str) -> WorkingOrder:
-    return _decode_working(record)
+def encode_order(order: WorkingOrder) -> str:
+    """The record of a working order."""
+    return _encode(order).decode()
+
+
+def decode_order(record: str) -> WorkingOrder:
+    return _decode_order(record)
 
 
 def encode_seen(seen: Mapping[str, SeenOrder]) -> str:

@@ -1,6 +1,7 @@
-"""Measures the venue: publishes a burst of limit orders and waits until every fill is stored.
+"""Measures the venue.
 
-    python -m tests.integration.live_gateway.burst [orders] [--strict] [--profile FILE]
+    python -m tests.integration.live_gateway.burst [orders] [--strict]               a burst
+    python -m tests.integration.live_gateway.burst [orders] [--strict] --rate 1000   order to fill
 
 Starts its own NATS and its own venue in a temporary folder, on free ports.
 """
@@ -18,8 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+from nats.aio.msg import Msg
 
-from services.runtime.connections import open_nats
+from services.runtime.connections import NatsClient, open_nats
 from services.runtime.ids import new_order_id
 from services.runtime.local_stack import NatsServer, free_ports
 from services.runtime.local_stack.durability import Durability
@@ -50,60 +52,97 @@ def venue(folder: Path, nats_url: str, **overrides: str) -> Iterator[psutil.Proc
             process.wait(30)
 
 
-async def measure(folder: Path, orders: int, strict: bool) -> None:
-    """One burst; prints what it took."""
+def _orders(count: int) -> list[tuple[str, str, bytes]]:
+    """(subject, message id, payload) of limit orders over ten accounts, to buy and to sell in turn."""
+    made = []
+    for number in range(count):
+        account = f"account_{number % 10}"
+        order_id = new_order_id(account)
+        order = {
+            "order_id": order_id,
+            "client_order_id": f"c{number}",
+            "account": account,
+            "symbol": "BTCUSDT",
+            "side": "buy" if number % 2 else "sell",
+            "type": "limit",
+            "quantity": 0.01,
+            "price": 45000 + number % 100,
+            "time_in_force": "timeout",
+            "expire_at": time.time_ns() // 10**9 + 300,
+            "timestamp": time.time(),
+        }
+        made.append((f"orders.{account}.new", f"new:{order_id}", json.dumps(order).encode()))
+    return made
+
+
+async def _burst(client: NatsClient, publisher: Publisher, worker: psutil.Process, count: int) -> None:
+    orders, js = _orders(count), client.jetstream()
+    before = worker.cpu_times()
+    started = time.monotonic()
+    for first in range(0, count, 1000):
+        await asyncio.gather(
+            *(
+                publisher.publish(subject, payload, msg_id, 30)
+                for subject, msg_id, payload in orders[first : first + 1000]
+            )
+        )
+    published = time.monotonic()
+    while (await js.stream_info(EXECUTIONS)).state.messages < count:
+        await asyncio.sleep(0.02)
+    done = time.monotonic()
+    after = worker.cpu_times()
+    cpu = after.user + after.system - before.user - before.system
+    print(
+        f"{count} orders: published in {published - started:.2f} s, all fills stored after "
+        f"{done - started:.2f} s = {count / (done - started):.0f} orders/s; venue's CPU "
+        f"{cpu / count * 1e6:.0f} µs an order, PSS {worker.memory_full_info().pss / 1e6:.0f} MB"
+    )
+
+
+async def _steady(client: NatsClient, publisher: Publisher, count: int, rate: float) -> None:
+    sent: dict[str, float] = {}
+    took: list[float] = []
+
+    async def on_fill(message: Msg) -> None:
+        took.append(time.monotonic() - sent[json.loads(message.data)["order_id"]])
+
+    await client.subscribe("fills.*", cb=on_fill)
+    await client.flush()
+    tasks = []
+    started = time.monotonic()
+    for number, (subject, msg_id, payload) in enumerate(_orders(count)):
+        await asyncio.sleep(max(0.0, started + number / rate - time.monotonic()))
+        sent[msg_id.partition(":")[2]] = time.monotonic()
+        tasks.append(asyncio.ensure_future(publisher.publish(subject, payload, msg_id)))
+    await asyncio.gather(*tasks)
+    while len(took) < count:
+        await asyncio.sleep(0.02)
+    took.sort()
+    print(
+        f"{count} orders at {rate:g}/s, order sent to fill received: P50 {took[count // 2] * 1e3:.2f} ms, "
+        f"P99 {took[count * 99 // 100] * 1e3:.2f} ms, longest {took[-1] * 1e3:.2f} ms"
+    )
+
+
+async def measure(folder: Path, count: int, strict: bool, rate: float) -> None:
+    """Starts everything, runs one measurement, prints it."""
     durability = Durability.STRICT if strict else Durability.PROCESS
     port, monitor = free_ports(2)
     with NatsServer(folder / "nats", port, monitor, durability) as server:
         client = await open_nats(server.url, "burst")
-        js = client.jetstream()
-        await ensure_streams(js, (ORDERS, EXECUTIONS, DEADLETTER))
+        await ensure_streams(client.jetstream(), (ORDERS, EXECUTIONS, DEADLETTER))
         with venue(folder, server.url, STORE__DURABILITY=durability.value) as supervisor:
+            tick = b'{"symbol":"BTCUSDT","price":45000.5,"timestamp":1.5}'
             while b"worker ready" not in (folder / "venue.log").read_bytes():
-                await client.publish("ticks.BTCUSDT", b'{"symbol":"BTCUSDT","price":45000.5,"timestamp":1.5}')
+                await client.publish("ticks.BTCUSDT", tick)
                 await asyncio.sleep(0.05)
-            await client.publish("ticks.BTCUSDT", b'{"symbol":"BTCUSDT","price":45000.5,"timestamp":1.5}')
             (worker,) = supervisor.children()
             publisher = Publisher(client)
             await publisher.start()
-            payloads = []
-            for number in range(orders):
-                account = f"account_{number % 10}"
-                order = {
-                    "order_id": new_order_id(account),
-                    "client_order_id": f"c{number}",
-                    "account": account,
-                    "symbol": "BTCUSDT",
-                    "side": "buy" if number % 2 else "sell",
-                    "type": "limit",
-                    "quantity": 0.01,
-                    "price": 45000 + number % 100,
-                    "time_in_force": "timeout",
-                    "expire_at": time.time_ns() // 10**9 + 300,
-                    "timestamp": time.time(),
-                }
-                payloads.append((account, order["order_id"], json.dumps(order).encode()))
-            before = worker.cpu_times()
-            started = time.monotonic()
-            for first in range(0, orders, 1000):
-                await asyncio.gather(
-                    *(
-                        publisher.publish(f"orders.{account}.new", payload, f"new:{order_id}", 30)
-                        for account, order_id, payload in payloads[first : first + 1000]
-                    )
-                )
-            published = time.monotonic()
-            while (await js.stream_info(EXECUTIONS)).state.messages < orders:
-                await asyncio.sleep(0.02)
-            done = time.monotonic()
-            after = worker.cpu_times()
-            cpu = after.user + after.system - before.user - before.system
-            memory = worker.memory_full_info().pss
-            print(
-                f"{orders} orders: published in {published - started:.2f} s, all fills stored after "
-                f"{done - started:.2f} s = {orders / (done - started):.0f} orders/s; venue's CPU "
-                f"{cpu / orders * 1e6:.0f} µs an order, PSS {memory / 1e6:.0f} MB"
-            )
+            if rate:
+                await _steady(client, publisher, count, rate)
+            else:
+                await _burst(client, publisher, worker, count)
         await client.close()
 
 
@@ -112,10 +151,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("orders", type=int, nargs="?", default=20_000)
     parser.add_argument("--strict", action="store_true", help="sync before a decision is told")
+    parser.add_argument("--rate", type=float, default=0, help="orders a second; 0: as fast as possible")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            asyncio.run(measure(Path(folder), options.orders, options.strict))
+            asyncio.run(measure(Path(folder), options.orders, options.strict, options.rate))
         except BaseException:
             print((Path(folder) / "venue.log").read_text()[-3000:], file=sys.stderr)
             raise
