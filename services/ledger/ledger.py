@@ -355,7 +355,7 @@ class Ledger:
     async def _ready(self, slot: _Slot, batch: list[_Item]) -> bool:
         """Makes the copy one on which `batch` can be computed; False when it has to be looked at again."""
         copy = slot.copy
-        if copy is None or not slot.fresh or copy.account is None:
+        if copy is None or not slot.fresh or copy.account is None or not copy.account.registered:
             copy = await self._load(slot, preread((item.command for item in batch), Copy()))
         if copy.account is None:
             await self._open_account(slot, batch)

@@ -8,7 +8,7 @@ a crash between two steps repeats a step and never skips one.
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -34,8 +34,8 @@ _READ_COUNT: Final = 256
 _TRIM_INTERVAL: Final = 0.05
 _FORGET_INTERVAL: Final = 5.0
 _FORGET_COUNT: Final = 500
-_RETRY_WAIT: Final = 0.1
-_RETRY_WAIT_MAX: Final = 2.0
+_RETRY_WAIT: Final = 0.05
+_RETRY_WAIT_MAX: Final = 1.0
 _VALKEY_ERRORS: Final = (NotConnected, Unanswered, RequestRefused)
 
 
@@ -241,18 +241,11 @@ class Relay:
         # The id names the content: an earlier try may have been cut off at another commit.
         msg_id = f"{account}:{first}" if first == last else f"{account}:{first}-{last}"
         payload = codec.join_commits([entry.envelope for entry in group])
-        wait = _RETRY_WAIT
-        while True:
-            try:
-                await self._publisher.publish(f"ledger.{partition}.{account}", payload, msg_id)
-                return
-            except PublishError as error:
-                _log.warning(
-                    "ledger events are published again", account=account, seq=first, error=str(error)
-                )
-            _retries.inc()
-            await asyncio.sleep(wait)
-            wait = min(_RETRY_WAIT_MAX, 2 * wait)
+        await self._until_done(
+            "ledger events are published again",
+            account,
+            lambda: self._publisher.publish(f"ledger.{partition}.{account}", payload, msg_id),
+        )
 
     async def _show(self, account: str, group: Sequence[_Entry]) -> None:
         changes = {
@@ -261,16 +254,24 @@ class Relay:
             if entry.positions is not None
             for change in codec.decode_positions(entry.positions)
         }
-        wait = _RETRY_WAIT
-        while changes:
+        if changes:
+            await self._until_done(
+                "positions are published again", account, lambda: self._positions.show(account, changes)
+            )
+
+    async def _until_done(self, again: str, account: str, step: Callable[[], Awaitable[object]]) -> None:
+        """Repeats a step until it succeeds; the first failure is worth a warning."""
+        failures = 0
+        while True:
             try:
-                await self._positions.show(account, changes)
+                await step()
                 return
-            except (*_VALKEY_ERRORS, nats.errors.Error) as error:
-                _log.warning("positions are published again", account=account, error=str(error))
+            except (*_VALKEY_ERRORS, PublishError, nats.errors.Error) as error:
+                log = _log.debug if failures else _log.warning
+                log(again, account=account, error=str(error))
+            failures += 1
             _retries.inc()
-            await asyncio.sleep(wait)
-            wait = min(_RETRY_WAIT_MAX, 2 * wait)
+            await asyncio.sleep(min(_RETRY_WAIT_MAX, _RETRY_WAIT * 2 ** min(failures, 10)))
 
     def _advance(self, owned: _Owned) -> None:
         """Moves the trim point past the entries that are done, up to the first that is not."""

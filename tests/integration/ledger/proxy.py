@@ -41,6 +41,10 @@ class FaultyProxy:
         self._server: asyncio.Server | None = None
         self.faults = Faults()
         self.done = Done()
+        self.hold: asyncio.Event | None = None
+        """When set up: late pieces wait for it instead of a random time."""
+        self.released = 0
+        """Late pieces that the server has taken."""
         self.url = ""
 
     async def __aenter__(self) -> FaultyProxy:
@@ -70,10 +74,11 @@ class FaultyProxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream, server = await asyncio.open_connection(self._host, self._port)
         answers = asyncio.create_task(_pump(upstream, writer))
-        rng, faults = self._rng, self.faults
+        rng = self._rng
         first = True
         try:
             while data := await reader.read(1 << 16):
+                faults = self.faults
                 chance = rng.random()
                 pause = rng.random() * faults.longest
                 if first:
@@ -92,10 +97,13 @@ class FaultyProxy:
                     self.done.late += 1
                     answers.cancel()
                     writer.transport.abort()
-                    await asyncio.sleep(pause)
+                    if self.hold is not None:
+                        await self.hold.wait()
+                    else:
+                        await asyncio.sleep(pause)
                     server.write(data)
-                    await server.drain()
-                    await asyncio.sleep(0.05)
+                    await upstream.read(1)
+                    self.released += 1
                     return
                 if chance < faults.lose_answer + faults.deliver_late + faults.delay:
                     self.done.delayed += 1
