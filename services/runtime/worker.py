@@ -55,9 +55,11 @@ async def _work(definition: ServiceDefinition[Any], settings: ServiceConfig, ind
     context: WorkerContext[Any] = WorkerContext(
         settings, index, settings.service.workers, stop, on_ready=_ready
     )
+    # Importing may take longer than a beating worker may be silent; until its first beat it has more time.
+    entry = _entry(definition.run)
     heartbeat.beat()
     try:
-        await _entry(definition.run)(context)
+        await entry(context)
     finally:
         await context.cancel_owned()
     return EXIT_FAILED if context.failed is not None else 0
