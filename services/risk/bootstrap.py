@@ -17,7 +17,6 @@ QuestDB is never waited for: without daily returns orders are denied by the chec
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Final, TypeVar
 
@@ -53,111 +52,126 @@ from trade2026.risk.v1.risk_service_pb2_grpc import add_RiskServiceServicer_to_s
 
 SERVICE: Final = risk_service_pb2.DESCRIPTOR.services_by_name["RiskService"]
 _RETRY_SEC: Final = 0.2
+_QUESTDB_SEC: Final = 10.0
 _log = get_logger("risk")
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class _Opened:
-    """What is connected so far."""
-
-    nats: NatsClient | None = None
-    ledger: RiskLedger | None = None
-
-
 async def run(context: WorkerContext[RiskSettings]) -> None:
     """One worker, from its start to its end."""
-    settings = context.settings
-    policy = settings.policy()
-    instruments = instruments_of(settings.instruments)
-    marks = _marks(settings, context)
-    questdb = open_questdb(settings.questdb.pg_url, timeout_sec=10)
-    lookback = settings.risk_checks.var_lookback_days
-    history = History(
-        questdb,
-        instruments,
-        context.clock,
-        lookback_days=lookback,
-        refresh_interval_sec=settings.history.refresh_interval_sec,
-    )
-    valkey = open_valkey(settings.valkey.url, settings.valkey.db, settings.valkey.max_connections)
-    returns = KeptReturns(history, valkey, instruments, context.clock, lookback)
-    engine = RiskEngine(
-        policy,
-        settings.risk_checks.initial_buying_power_usd,
-        LiveMarket(marks, returns),
-        always_read=not (settings.performance.cache_positions and settings.performance.cache_limits),
-    )
-    meter = Meter(settings.performance.latency_sla_ms, settings.monitoring.latency_alert_threshold_ms)
-    info = ServiceInfo(version("trade2026"), settings.service.grpc_engine, settings.ledger.partitions)
-    servicer = RiskServicer(engine, instruments, meter, context.clock, info)
-
-    opened = _Opened()
-
-    async def probe_nats() -> None:
-        if opened.nats is None:
-            raise ConnectionError("not connected yet")
-        await opened.nats.flush(timeout=1)
-
-    async def probe_valkey() -> None:
-        if opened.ledger is None:
-            raise ConnectionError("the ledger is not open yet")
-        await opened.ledger.ping()
-        await valkey.ping()
-
-    async def probe_questdb() -> None:
-        await questdb.ping()
-        await ping_http(settings.questdb.http_url)
-
-    health = HealthBoard(settings.monitoring.health_check_interval_sec)
-    health.register("nats", critical=True, probe=probe_nats)
-    health.register("valkey", critical=True, probe=probe_valkey)
-    health.register("questdb", critical=False, probe=probe_questdb)
-    health.register("history", critical=False, probe=history.probe)
-    health.register("marks", critical=False, probe=marks.probe)
-
-    admission = Admission(settings.service.grpc_max_in_flight)
+    worker = Worker(context)
+    settings = context.settings.service
+    admission = Admission(settings.grpc_max_in_flight)
     grpc_server = await open_server(
-        settings.service,
-        [GrpcService(SERVICE.full_name, add_RiskServiceServicer_to_server, servicer)],
-        health,
+        settings,
+        [GrpcService(SERVICE.full_name, add_RiskServiceServicer_to_server, worker.servicer)],
+        worker.health,
         workers=context.workers,
         admission=admission,
     )
-    app = create_app([local(SERVICE, servicer)], title="risk", health=health.body, admission=admission)
+    app = create_app(
+        [local(SERVICE, worker.servicer)], title="risk", health=worker.health.body, admission=admission
+    )
+    grace = settings.stop_grace_sec / 2
     http_server = await serve(
         app,
-        settings.service.host,
-        settings.service.port,
+        settings.host,
+        settings.port,
         reuse_port=context.workers > 1,
-        grace_sec=settings.service.stop_grace_sec / 2,
+        grace_sec=grace,
         on_failure=context.fail,
     )
-
-    context.own(health.run(), "health")
-    context.own(history.run(), "history")
-    context.own(returns.run(), "kept returns")
-    opened.nats = await _unless_stopped(context, _connect(context, health))
-    if opened.nats is not None:
-        await marks.start(opened.nats)
-        opened.ledger = await _unless_stopped(context, _open_ledger(settings, context, opened.nats))
-    if opened.ledger is not None:
-        engine.ledger = opened.ledger
-        await health.probe_once()
+    await worker.start()
+    if not context.stop.is_set():
+        await worker.health.probe_once()
         context.ready()
         await context.stop.wait()
-
-    health.stopping()
-    grace = settings.service.stop_grace_sec / 2
+    worker.health.stopping()
     await asyncio.gather(app.stop(grace), grpc_server.stop(grace))
     await http_server.stop()
-    await context.cancel_owned()
-    if opened.ledger is not None:
-        await opened.ledger.close()
-    if opened.nats is not None:
-        await opened.nats.close()
-    await valkey.aclose()
-    await questdb.close()
+    await worker.stop()
+
+
+class Worker:
+    """Everything of one worker but its ports."""
+
+    def __init__(self, context: WorkerContext[RiskSettings]) -> None:
+        """Nothing is connected yet: the servicer denies, `health` is unhealthy."""
+        settings = context.settings
+        instruments = instruments_of(settings.instruments)
+        lookback = settings.risk_checks.var_lookback_days
+        performance = settings.performance
+        self._context = context
+        self._nats: NatsClient | None = None
+        self._ledger: RiskLedger | None = None
+        self._questdb = open_questdb(settings.questdb.pg_url, timeout_sec=_QUESTDB_SEC)
+        self._valkey = open_valkey(settings.valkey.url, settings.valkey.db, settings.valkey.max_connections)
+        self._marks = _marks(settings, context)
+        self._history = History(
+            self._questdb,
+            instruments,
+            context.clock,
+            lookback_days=lookback,
+            refresh_interval_sec=settings.history.refresh_interval_sec,
+        )
+        self._returns = KeptReturns(self._history, self._valkey, instruments, context.clock, lookback)
+        self._engine = RiskEngine(
+            settings.policy(),
+            settings.risk_checks.initial_buying_power_usd,
+            LiveMarket(self._marks, self._returns),
+            always_read=not (performance.cache_positions and performance.cache_limits),
+        )
+        self.servicer = RiskServicer(
+            self._engine,
+            instruments,
+            Meter(performance.latency_sla_ms, settings.monitoring.latency_alert_threshold_ms),
+            context.clock,
+            ServiceInfo(version("trade2026"), settings.service.grpc_engine, settings.ledger.partitions),
+        )
+        self.health = HealthBoard(settings.monitoring.health_check_interval_sec)
+        self.health.register("nats", critical=True, probe=self._probe_nats)
+        self.health.register("valkey", critical=True, probe=self._probe_valkey)
+        self.health.register("questdb", critical=False, probe=self._probe_questdb)
+        self.health.register("history", critical=False, probe=self._history.probe)
+        self.health.register("marks", critical=False, probe=self._marks.probe)
+
+    async def start(self) -> None:
+        """Steps 3 to 5 of the start; returns early when the worker is to stop."""
+        context = self._context
+        context.own(self.health.run(), "health")
+        context.own(self._history.run(), "history")
+        context.own(self._returns.run(), "kept returns")
+        self._nats = await _unless_stopped(context, _connect(context, self.health))
+        if self._nats is None:
+            return
+        await self._marks.start(self._nats)
+        self._ledger = await _unless_stopped(context, _open_ledger(context, self._nats))
+        self._engine.ledger = self._ledger
+
+    async def stop(self) -> None:
+        """The last step of a stop."""
+        await self._context.cancel_owned()
+        if self._ledger is not None:
+            await self._ledger.close()
+        if self._nats is not None:
+            await self._nats.close()
+        await self._valkey.aclose()
+        await self._questdb.close()
+
+    async def _probe_nats(self) -> None:
+        if self._nats is None:
+            raise ConnectionError("not connected yet")
+        await self._nats.flush(timeout=1)
+
+    async def _probe_valkey(self) -> None:
+        if self._ledger is None:
+            raise ConnectionError("the ledger is not open yet")
+        await self._ledger.ping()
+        await self._valkey.ping()
+
+    async def _probe_questdb(self) -> None:
+        await self._questdb.ping()
+        await ping_http(self._context.settings.questdb.http_url)
 
 
 def _marks(settings: RiskSettings, context: WorkerContext[RiskSettings]) -> Marks:
@@ -214,10 +228,9 @@ async def _connect(context: WorkerContext[RiskSettings], health: HealthBoard) ->
     return client
 
 
-async def _open_ledger(
-    settings: RiskSettings, context: WorkerContext[RiskSettings], client: NatsClient
-) -> RiskLedger:
+async def _open_ledger(context: WorkerContext[RiskSettings], client: NatsClient) -> RiskLedger:
     """The ledger, waited for. Raises `SettingsError` for one that must not be used."""
+    settings = context.settings
     if settings.ledger.allow_unsafe:
         _log.warning("a Valkey that may lose data is taken", key="ledger.allow_unsafe")
     options = LedgerOptions(
