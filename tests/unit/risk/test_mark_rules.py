@@ -34,7 +34,7 @@ def test_a_step_up_to_the_limit_is_believed(price: str) -> None:
 @pytest.mark.parametrize("price", ["89.99", "110.01", "1", "100000"])
 def test_a_jump_is_held_back_and_does_not_renew_the_mark(price: str) -> None:
     mark = after(100, price)
-    assert (mark.price, mark.received) == (100, 1.0)
+    assert (mark.price, mark.received) == (Decimal(100), 1.0)
     assert (mark.candidate, mark.agreeing) == (Decimal(price), 1)
 
 
@@ -50,7 +50,7 @@ def test_a_price_near_the_mark_ends_the_quarantine() -> None:
 
 def test_prices_that_disagree_with_each_other_start_the_count_anew() -> None:
     mark = after(100, 200, 300, 310)
-    assert (mark.price, mark.candidate, mark.agreeing) == (100, 310, 2)
+    assert (mark.price, mark.candidate, mark.agreeing) == (Decimal(100), Decimal(310), 2)
     assert after(100, 200, 300, 310, 305) == Mark(Decimal(305), 5.0)
 
 

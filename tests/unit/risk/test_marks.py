@@ -115,7 +115,7 @@ def test_a_bad_tick_changes_nothing(clock: ManualClock, subject: str, payload: b
 async def test_the_probe_names_symbols_without_a_fresh_mark(clock: ManualClock) -> None:
     marks = marks_of(clock)
     tick(marks)
-    with pytest.raises(LookupError, match="no fresh mark of ETHUSDT$"):
+    with pytest.raises(LookupError, match=r"no fresh mark of ETHUSDT$"):
         await marks.probe()
     tick(marks, symbol="ETHUSDT", price="2400")
     await marks.probe()
