@@ -1,6 +1,7 @@
 """One rpc behind one HTTP rule: from an ASGI request to its answer."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
@@ -27,6 +28,8 @@ from services.runtime.errors import InvalidArgument, ServiceError
 
 MAX_BODY_BYTES: Final = 64 << 10
 MAX_BATCH_BYTES: Final = 1 << 20
+MAX_DISCARDED_BYTES: Final = 2 << 20
+DISCARD_SEC: Final = 1.0
 BATCH: Final = "batch"
 """The verb of paths that take many messages in one body."""
 
@@ -58,8 +61,24 @@ class RequestSource:
         self._binding = binding
         self._limit = MAX_BATCH_BYTES if rule.template.verb == BATCH else MAX_BODY_BYTES
 
-    async def request(self, variables: Mapping[str, str], scope: Scope, receive: Receive) -> Message:
-        """Raises `InvalidArgument`, `FieldError`, `MalformedJson` and `ClientGone`."""
+    async def accept(
+        self, calls: OpenCalls, variables: Mapping[str, str], scope: Scope, receive: Receive, send: Send
+    ) -> Message | None:
+        """The request; None when there is none to serve: then the client is answered or gone."""
+        try:
+            refusal = calls.refusal()
+            if refusal is not None:
+                raise refusal
+            return await self._request(variables, scope, receive)
+        except BodyTooLarge as error:
+            await _send_while_discarding(failed(error), receive, send)
+        except (ServiceError, FieldError, MalformedJson) as error:
+            await send_answer(failed(error), send)
+        except ClientGone:
+            pass
+        return None
+
+    async def _request(self, variables: Mapping[str, str], scope: Scope, receive: Receive) -> Message:
         headers = dict(scope["headers"])
         body = b""
         if self._binding.takes_body:
@@ -97,6 +116,22 @@ async def _read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: in
     return b"".join(chunks)
 
 
+async def _send_while_discarding(answer: Answer, receive: Receive, send: Send) -> None:
+    """Answers at once, then takes a bounded rest of the body off the wire before the connection is closed:
+    closing on unread bytes resets it, and the client may never see its answer."""
+    await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+    await send({"type": "http.response.body", "body": answer.body, "more_body": True})
+    left = MAX_DISCARDED_BYTES
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DISCARD_SEC):
+            while left > 0:
+                message = await receive()
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    break
+                left -= len(message.get("body", b""))
+    await send({"type": "http.response.body", "body": b""})
+
+
 def _refuse_drive_by(headers: Mapping[bytes, bytes]) -> None:
     """A foreign page may make a browser post text/plain or a form to a loopback address without asking;
     application/json it may not."""
@@ -127,15 +162,8 @@ class UnaryEndpoint:
     async def __call__(
         self, variables: Mapping[str, str], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        try:
-            refusal = self._calls.refusal()
-            if refusal is not None:
-                raise refusal
-            request = await self._source.request(variables, scope, receive)
-        except (ServiceError, FieldError, MalformedJson) as error:
-            await send_answer(failed(error), send)
-            return
-        except ClientGone:
+        request = await self._source.accept(self._calls, variables, scope, receive, send)
+        if request is None:
             return
         # Its own task: what the servicer has begun to persist it also publishes, whoever goes away.
         # A cancelled caller cancels the future alone; asyncio.shield does the same at more cost.

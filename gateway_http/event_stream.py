@@ -9,14 +9,13 @@ from google.protobuf.message import Message
 from starlette.types import Receive, Scope, Send
 
 from gateway_http.calls import OpenCalls
-from gateway_http.codec import Codec, FieldError, MalformedJson
-from gateway_http.endpoints import ClientGone, RequestSource, response_writer, send_answer
-from gateway_http.failures import Answer, failed, status_answer, status_json, status_of_call
+from gateway_http.codec import Codec
+from gateway_http.endpoints import RequestSource, response_writer, send_answer
+from gateway_http.failures import Answer, status_answer, status_json, status_of_call
 from gateway_http.http_rules import HttpRule
 from gateway_http.request_binding import RequestBinding
 from gateway_http.servicer_context import HttpServicerContext
 from gateway_http.targets import StreamCall
-from services.runtime.errors import ServiceError
 from services.runtime.telemetry import get_logger
 
 HEADERS_WITHIN_SEC: Final = 1.0
@@ -115,15 +114,8 @@ class StreamEndpoint:
     async def __call__(
         self, variables: Mapping[str, str], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        try:
-            refusal = self._calls.refusal()
-            if refusal is not None:
-                raise refusal
-            request = await self._source.request(variables, scope, receive)
-        except (ServiceError, FieldError, MalformedJson) as error:
-            await send_answer(failed(error), send)
-            return
-        except ClientGone:
+        request = await self._source.accept(self._calls, variables, scope, receive, send)
+        if request is None:
             return
         response = _Response(send, self._stall_sec)
         loop = asyncio.get_running_loop()

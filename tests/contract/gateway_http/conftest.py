@@ -1,0 +1,75 @@
+"""The gateway over real HTTP, in front of servicers in this process or behind a real gRPC server."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import grpc
+import httpx
+import pytest
+
+from gateway_http import Binding, Gateway, create_app, local, remote
+from services.runtime.http_server import serve
+from tests.contract.gateway_http.servicers import OrderServicer, RiskServicer
+from trade2026.oms.v1 import order_service_pb2, order_service_pb2_grpc
+from trade2026.risk.v1 import risk_service_pb2, risk_service_pb2_grpc
+
+RISK = risk_service_pb2.DESCRIPTOR.services_by_name["RiskService"]
+ORDERS = order_service_pb2.DESCRIPTOR.services_by_name["OrderService"]
+
+
+@dataclass(slots=True)
+class Served:
+    """A gateway and what is behind it."""
+
+    app: Gateway
+    port: int
+    client: httpx.AsyncClient
+    risk: RiskServicer
+    orders: OrderServicer
+    remote: bool
+
+
+@pytest.fixture(autouse=True)
+def _quiet_logs(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "httpx")
+
+
+@pytest.fixture(params=["in_process", "remote"])
+async def served(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
+    """Every test that takes it runs against both targets."""
+    async with serving(through_grpc=request.param == "remote") as one:
+        yield one
+
+
+@pytest.fixture
+async def in_process() -> AsyncIterator[Served]:
+    """For what does not depend on the target."""
+    async with serving(through_grpc=False) as one:
+        yield one
+
+
+@asynccontextmanager
+async def serving(*, through_grpc: bool) -> AsyncIterator[Served]:
+    risk, orders = RiskServicer(), OrderServicer()
+    server = grpc.aio.server()
+    risk_service_pb2_grpc.add_RiskServiceServicer_to_server(risk, server)  # type: ignore[no-untyped-call]
+    order_service_pb2_grpc.add_OrderServiceServicer_to_server(orders, server)  # type: ignore[no-untyped-call]
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        bindings: list[Binding] = (
+            [remote(RISK, channel), remote(ORDERS, channel)]
+            if through_grpc
+            else [local(RISK, risk), local(ORDERS, orders)]
+        )
+        app = create_app(bindings, title="test", health=lambda: (200, {"status": "healthy"}))
+        http = await serve(app, "127.0.0.1", 0, grace_sec=1)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{http.port}", timeout=10) as client:
+            yield Served(app, http.port, client, risk, orders, through_grpc)
+        await app.stop(1)
+        await http.stop()
+    await server.stop(None)
