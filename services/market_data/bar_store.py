@@ -12,7 +12,7 @@ from nats.js.errors import Error as JetStreamError
 from services.market_data.bars import Bar
 from services.market_data.dates import Shift, midnight, utc_day
 from services.questdb.schema import DAILY_BARS, ensure_tables
-from services.questdb.writes import TIMEOUT_SEC, Row
+from services.questdb.writes import Row
 from services.runtime.clock import Clock
 from services.runtime.connections import QuestdbPool
 from services.runtime.metrics import counter, gauge
@@ -81,8 +81,7 @@ class BarStore:
     async def _write(self, rows: Sequence[Row]) -> None:
         # One statement is one transaction: a reader sees the old history or the new one, never a mixture.
         values = [value for row in rows for value in row]
-        async with asyncio.timeout(TIMEOUT_SEC):
-            await self._pool.execute(DAILY_BARS.insert(len(rows)), values)
+        await self._pool.execute(DAILY_BARS.insert(len(rows)), values)
         # What another shift left outside the new range; bars inside it were replaced.
         for side, bound in (("<", rows[0][0]), (">", rows[-1][0])):
             text = bound.strftime("%Y-%m-%dT%H:%M:%S.000000Z")

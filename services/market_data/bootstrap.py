@@ -42,6 +42,7 @@ from services.runtime.settings import SettingsError
 from services.runtime.telemetry import get_logger
 
 _FLUSH_AT_STOP_SEC: Final = 2.0
+_QUESTDB_TIMEOUT_SEC: Final = 10.0
 _log = get_logger("market_data")
 
 
@@ -62,7 +63,7 @@ async def run(context: WorkerContext[MarketDataConfig]) -> None:
     if client is None:
         await server.stop()
         return
-    questdb = open_questdb(settings.questdb.pg_url)
+    questdb = open_questdb(settings.questdb.pg_url, timeout_sec=_QUESTDB_TIMEOUT_SEC)
     health.register("questdb", False, questdb.ping)
 
     shifts = ShiftStore(client.jetstream(timeout=2), recorded[-1].day)

@@ -19,7 +19,7 @@ from nats.js.errors import NotFoundError
 from services.ledger.codec import Commit, UnknownFormat, decode_commits
 from services.questdb.dead_letters import DeadLetters
 from services.questdb.order_fold import LoggedOrder, Occurrence, Row, introduces, logged, order_of
-from services.questdb.queries import logged_orders, wait_applied
+from services.questdb.queries import TableSuspended, logged_orders, wait_applied
 from services.questdb.schema import ORDERS_LOG, ensure_tables
 from services.questdb.writes import insert_rows
 from services.runtime.connections import NatsClient, QuestdbPool
@@ -42,7 +42,7 @@ _waiting_rows: Final = gauge("orders_log_waiting", "Rows of orders_log that wait
 _unreadable: Final = counter("orders_log_dead_letters", "Messages of LEDGER that cannot be read")
 _log = get_logger("questdb.orders_log_store")
 
-_UNAVAILABLE: Final = (psycopg.Error, OSError, TimeoutError)
+_UNAVAILABLE: Final = (psycopg.Error, OSError, TimeoutError, TableSuspended)
 
 
 @dataclass(slots=True)

@@ -174,17 +174,20 @@ async def wait_applied(pool: QuestdbPool, *tables: Table, timeout_sec: float = 3
     names = [table.name for table in tables]
     query = "SELECT name, suspended, writerTxn, sequencerTxn FROM wal_tables()"
     targets: dict[str, int] | None = None
-    async with asyncio.timeout(timeout_sec):
-        while True:
-            state = {row[0]: row[1:] for row in await pool.execute(query) if row[0] in names}
-            if targets is None:
-                targets = {name: committed for name, (_, _, committed) in state.items()}
-            suspended = sorted(name for name, (stopped, _, _) in state.items() if stopped)
-            if suspended:
-                raise TableSuspended(f"suspended tables: {', '.join(suspended)}")
-            if all(applied >= targets.get(name, 0) for name, (_, applied, _) in state.items()):
-                return
-            await asyncio.sleep(_POLL_SEC)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_sec
+    while True:
+        state = {row[0]: row[1:] for row in await pool.execute(query) if row[0] in names}
+        if targets is None:
+            targets = {name: committed for name, (_, _, committed) in state.items()}
+        suspended = sorted(name for name, (stopped, _, _) in state.items() if stopped)
+        if suspended:
+            raise TableSuspended(f"suspended tables: {', '.join(suspended)}")
+        if all(applied >= targets.get(name, 0) for name, (_, applied, _) in state.items()):
+            return
+        if loop.time() > deadline:
+            raise TimeoutError(f"QuestDB has not applied everything in {timeout_sec:g} s")
+        await asyncio.sleep(_POLL_SEC)
 
 
 _COLUMNS: Final = ", ".join(column.name for column in FILLS.columns)

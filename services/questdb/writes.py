@@ -1,6 +1,5 @@
 """Writing rows to QuestDB from an event loop that has other things to do."""
 
-import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -11,25 +10,21 @@ from services.runtime.connections import QuestdbPool
 
 CHUNK_ROWS: Final = 100
 """Rows handed to the driver at once: it binds them without giving way to other tasks, at about 20 µs each."""
-TIMEOUT_SEC: Final = 20.0
 
 Row: TypeAlias = Sequence[Any]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-async def insert_rows(
-    pool: QuestdbPool, table: Table, rows: Sequence[Row], timeout_sec: float = TIMEOUT_SEC
-) -> None:
-    """Inserts `rows` (values in the order of the table's columns); returns when QuestDB has committed them
-    all.
+async def insert_rows(pool: QuestdbPool, table: Table, rows: Sequence[Row]) -> None:
+    """Inserts `rows` (values in the order of the table's columns); returns when QuestDB has committed them.
 
-    Not one transaction: after an error some rows may be there. Repeating is harmless, since the table
-    replaces a row by its keys. Raises `psycopg.Error`, `OSError`, or `TimeoutError` after `timeout_sec`
-    seconds.
+    Not one transaction: after an error some rows may be there, the first ones. Repeating is harmless, since
+    the table replaces a row by its keys. Raises `psycopg.Error`, `OSError`, or `TimeoutError` after the
+    pool's timeout.
     """
     statement = table.insert()
-    async with asyncio.timeout(timeout_sec), pool.connection() as connection:
+    async with pool.connection() as connection:
         cursor = connection.cursor()
         for start in range(0, len(rows), CHUNK_ROWS):
             await cursor.executemany(statement, rows[start : start + CHUNK_ROWS])

@@ -73,13 +73,11 @@ async def test_the_history_ends_yesterday_and_ticks_are_stored(
 ) -> None:
     async with pool_of(empty_questdb) as pool:
         async with market_data(empty_nats, empty_questdb) as running:
-            first, last, count = await eventually(lambda: history_ends(pool), within_sec=20) or (
-                None,
-                None,
-                0,
-            )
+            ends = await eventually(lambda: history_ends(pool), within_sec=20)
             stored = await eventually(lambda: rows(pool, "SELECT symbol, price FROM ticks LIMIT 3"))
             status, body = await running.health()
+        assert ends is not None
+        first, last, count = ends
         today = datetime.now(UTC).date()
         assert last.date() == today - timedelta(days=1)
         assert count == len([bar for bar in daily_bars() if bar.day.isoformat() < "2024-01-10"])
