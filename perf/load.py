@@ -1,0 +1,191 @@
+"""Load by real tools: `ghz` for gRPC, `vegeta` for HTTP. Open loop where a rate is named: waiting counts."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+PROTOSET: Final = ROOT / "proto" / "baseline.binpb"
+CENTILES: Final = (50.0, 90.0, 99.0, 99.9)
+
+
+class ToolMissing(Exception):
+    """A load tool is not installed; the message says how to get it."""
+
+
+def tool(name: str) -> str:
+    """Path of an installed tool. Raises `ToolMissing`."""
+    path = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    if path is None:
+        raise ToolMissing(f"{name} is not installed; run `make tools`")
+    return path
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one run of a tool measured. Latencies in ms; rates in requests/s."""
+
+    tool: str
+    requests: int
+    seconds: float
+    offered_rate: float
+    """0: closed loop."""
+    latencies: dict[str, float]
+    """P50, P90, P99, P99.9 and max of all requests, failed ones included."""
+    outcomes: dict[str, int]
+    """Requests by status: gRPC code or HTTP status and error text."""
+    answers: dict[str, int] = field(default_factory=dict)
+    """Successful answers by their content, where the case asked to count them."""
+
+    @property
+    def rate(self) -> float:
+        """Requests answered a second."""
+        return self.requests / self.seconds if self.seconds else 0.0
+
+    @property
+    def errors(self) -> int:
+        """Requests that did not end with OK or 200."""
+        return self.requests - self.outcomes.get("OK", 0) - self.outcomes.get("200", 0)
+
+
+def centiles(latencies_ms: Iterable[float]) -> dict[str, float]:
+    """P50 … P99.9 by the nearest-rank rule, and the maximum."""
+    ordered = sorted(latencies_ms)
+    if not ordered:
+        return {}
+    found = {f"P{c:g}": ordered[max(0, math.ceil(len(ordered) * c / 100) - 1)] for c in CENTILES}
+    return {**found, "max": ordered[-1]}
+
+
+def grpc_load(
+    address: str,
+    call: str,
+    data: object,
+    *,
+    seconds: float,
+    concurrency: int = 64,
+    rate: int = 0,
+    requests: int = 0,
+    connections: int = 1,
+    reflection: bool = False,
+) -> Load:
+    """Runs ghz for `seconds`. With `rate` the load is open-loop (`--async`): requests start on time, answered
+    or not; otherwise `concurrency` callers wait for their answers, until `requests` are sent when it is given.
+
+    `data` may use ghz's templates, for example `{{.RequestNumber}}`; a list is sent in turn.
+    """
+    count = requests or round(rate * seconds)
+    command = [
+        tool("ghz"),
+        *("--insecure", "--format", "json", "--call", call),
+        *("--concurrency", str(concurrency), "--connections", str(connections)),
+        *(("--total", str(count)) if count else ("--duration", f"{seconds}s", "--duration-stop", "wait")),
+        *("--data", json.dumps(data), "--timeout", "20s"),
+        *(() if reflection else ("--protoset", str(PROTOSET))),
+        *(("--async", "--rps", str(rate)) if rate else ()),
+        address,
+    ]
+    result = json.loads(_run(command))
+    details = result["details"] or []
+    outcomes = Counter(entry["status"] for entry in details)
+    return Load(
+        tool="ghz",
+        requests=result["count"],
+        seconds=result["total"] / 1e9,
+        offered_rate=rate,
+        latencies=centiles(entry["latency"] / 1e6 for entry in details),
+        outcomes=dict(outcomes),
+    )
+
+
+def http_load(
+    targets: Sequence[dict[str, Any]],
+    *,
+    seconds: float,
+    rate: int,
+    workers: int = 64,
+    count_answers: bool = False,
+) -> Load:
+    """Runs vegeta over `targets` in turn: `{"method", "url", "body"}`. `rate` 0: as fast as `workers` go."""
+    lines = "\n".join(_vegeta_target(target) for target in targets)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "targets"
+        file.write_text(lines + "\n")
+        attack = [
+            tool("vegeta"),
+            *("attack", "-format=json", f"-targets={file}", f"-duration={seconds}s", "-timeout=20s"),
+            *(f"-rate={rate}", f"-workers={workers}", "-connections=512", "-max-connections=512"),
+            *(() if rate else (f"-max-workers={workers}",)),
+            f"-max-body={4096 if count_answers else 0}",
+        ]
+        results = Path(folder) / "results"
+        with results.open("wb") as output:
+            subprocess.run(attack, stdout=output, check=True)
+        latencies, outcomes, answers = [], Counter[str](), Counter[str]()
+        first, last = math.inf, 0.0
+        for line in _lines([tool("vegeta"), "encode", "--to", "json", str(results)]):
+            entry = json.loads(line)
+            latencies.append(entry["latency"] / 1e6)
+            code, error = entry["code"], entry["error"]
+            outcomes["200" if code == 200 else f"{code} {error}".strip()] += 1
+            if count_answers and code == 200:
+                answer = json.loads(base64.b64decode(entry["body"]))
+                answers[_content(answer)] += 1
+            begin = _epoch(entry["timestamp"])
+            first, last = min(first, begin), max(last, begin + entry["latency"] / 1e9)
+    return Load(
+        tool="vegeta",
+        requests=len(latencies),
+        seconds=last - first if latencies else 0.0,
+        offered_rate=rate,
+        latencies=centiles(latencies),
+        outcomes=dict(outcomes),
+        answers=dict(answers),
+    )
+
+
+def _vegeta_target(target: dict[str, Any]) -> str:
+    body = base64.b64encode(json.dumps(target["body"]).encode()).decode()
+    header = {"content-type": ["application/json"]}
+    return json.dumps({"method": target["method"], "url": target["url"], "body": body, "header": header})
+
+
+def _epoch(text: str) -> float:
+    """Seconds since the epoch; the tool writes nanoseconds, of which microseconds are kept."""
+    return datetime.fromisoformat(re.sub(r"(\.\d{6})\d*", r"\1", text)).timestamp()
+
+
+def _content(answer: dict[str, Any]) -> str:
+    """What an answer says, in a word: `submitted`, `approved`, or why not."""
+    return str(
+        answer.get("reason") or answer.get("status") or ("approved" if answer.get("approved") else answer)
+    )
+
+
+def _lines(command: Sequence[str]) -> Iterator[str]:
+    """Output of a command, line by line as it comes."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield from process.stdout
+    if process.returncode:
+        raise RuntimeError(f"{Path(command[0]).name} failed with status {process.returncode}")
+
+
+def _run(command: Sequence[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{Path(command[0]).name} failed: {done.stderr.strip()[-500:]}")
+    return done.stdout

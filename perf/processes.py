@@ -1,0 +1,89 @@
+"""CPU time and memory of processes with their children, by psutil."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+
+def tree(pid: int) -> list[psutil.Process]:
+    """A process and its descendants that live now."""
+    try:
+        root = psutil.Process(pid)
+        return [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process tree since its start."""
+    total = 0.0
+    for process in tree(pid):
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system
+    return total
+
+
+def pss_mib(pid: int) -> float:
+    """Proportional set size of a process tree: shared pages are counted once over those that share them."""
+    total = 0
+    for process in tree(pid):
+        try:
+            total += process.memory_full_info().pss
+        except psutil.NoSuchProcess:
+            continue
+    return total / 2**20
+
+
+@dataclass(slots=True)
+class Usage:
+    """What processes used while a load ran, by their name."""
+
+    cpu_seconds: dict[str, float] = field(default_factory=dict)
+    pss_mib: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """(seconds since the beginning, MiB) samples."""
+
+    def cpu_micros(self, requests: int) -> dict[str, float]:
+        """CPU µs a request of each process."""
+        return {name: used / requests * 1e6 for name, used in self.cpu_seconds.items()} if requests else {}
+
+
+class Watch:
+    """Samples processes while a `with` block runs; the result stands in `usage` afterwards."""
+
+    def __init__(self, pids: Mapping[str, int], every_sec: float = 1.0) -> None:
+        self._pids = dict(pids)
+        self._every_sec = every_sec
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self.usage = Usage(pss_mib={name: [] for name in pids})
+
+    def __enter__(self) -> Self:
+        self._begin = time.monotonic()
+        self._before = {name: cpu_seconds(pid) for name, pid in self._pids.items()}
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for name, pid in self._pids.items():
+            self.usage.cpu_seconds[name] = cpu_seconds(pid) - self._before[name]
+        self._stop.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        while True:
+            for name, pid in self._pids.items():
+                self.usage.pss_mib[name].append((time.monotonic() - self._begin, pss_mib(pid)))
+            if self._stop.wait(self._every_sec):
+                return
