@@ -5,8 +5,10 @@ caller.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
 
 import nats.aio.client
@@ -54,7 +56,7 @@ def open_valkey(
         protocol=3,
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
-    return redis.asyncio.Redis(connection_pool=pool)
+    return redis.asyncio.Redis.from_pool(pool)
 
 
 class NatsClient(nats.aio.client.Client):
@@ -147,36 +149,34 @@ class QuestdbPool:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator["psycopg.AsyncConnection[Any]"]:
-        """Lends a connection; waits while all are lent. Raises `psycopg.Error` when QuestDB cannot be
-        reached.
+        """Lends a connection for up to the pool's timeout; waits while all are lent.
 
+        Raises `psycopg.Error` when QuestDB cannot be reached, `TimeoutError` when it was lent for too long.
         After any exception the connection is closed, because its state is unknown; the next one is fresh.
         """
-        held = await self._free.get()
+        lent = await self._free.get()
         try:
-            if held is None or held.closed:
-                held = None
-                held = await psycopg.AsyncConnection.connect(
+            if lent is None or lent.closed:
+                lent = None  # the place in the queue stays ours if the opening fails
+                lent = await psycopg.AsyncConnection.connect(
                     self._pg_url, autocommit=True, connect_timeout=QUESTDB_CONNECT_TIMEOUT_SEC
                 )
-            yield held
+            with _cut_after(self._timeout_sec, lent):
+                yield lent
         except BaseException:
-            if held is not None:
-                await held.close()
-            held = None
+            if lent is not None:
+                await lent.close()
+            lent = None
             raise
         finally:
-            if self._closed and held is not None:
-                await held.close()
-                held = None
-            self._free.put_nowait(held)
+            if self._closed and lent is not None:
+                await lent.close()
+                lent = None
+            self._free.put_nowait(lent)
 
     async def execute(self, query: Any, parameters: Any = None) -> list[tuple[Any, ...]]:
-        """Runs one statement and returns its rows (none for a statement without a result).
-
-        Raises `psycopg.Error`, or `TimeoutError` when no answer came within the pool's timeout.
-        """
-        async with asyncio.timeout(self._timeout_sec), self.connection() as connection:
+        """Runs one statement and returns its rows, none for a statement without a result; raises as above."""
+        async with self.connection() as connection:
             cursor = await connection.execute(query, parameters)
             return await cursor.fetchall() if cursor.description is not None else []
 
@@ -187,11 +187,38 @@ class QuestdbPool:
     async def close(self) -> None:
         """Closes the idle connections; lent ones are closed when they come back."""
         self._closed = True
-        for _ in range(self._free.qsize()):
-            held = self._free.get_nowait()
-            if held is not None:
-                await held.close()
+        idle = [self._free.get_nowait() for _ in range(self._free.qsize())]
+        for connection in idle:
+            if connection is not None:
+                await connection.close()
             self._free.put_nowait(None)
+
+
+@contextmanager
+def _cut_after(timeout_sec: float, connection: "psycopg.AsyncConnection[Any]") -> Iterator[None]:
+    """Cuts the connection after `timeout_sec`, and turns the failure that follows into `TimeoutError`.
+
+    Cancelling the statement instead would make psycopg ask the server to stop it, and wait five seconds for
+    that.
+    """
+    expired = False
+
+    def cut() -> None:
+        nonlocal expired
+        expired = True
+        if not connection.closed:
+            with socket.socket(fileno=os.dup(connection.fileno())) as line, suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+
+    timer = asyncio.get_running_loop().call_later(timeout_sec, cut)
+    try:
+        yield
+    except psycopg.Error as error:
+        if expired:
+            raise TimeoutError(f"no answer in {timeout_sec:g} s") from error
+        raise
+    finally:
+        timer.cancel()
 
 
 def open_questdb(pg_url: str, *, size: int = 2, timeout_sec: float = 30.0) -> QuestdbPool:

@@ -71,6 +71,7 @@ async def serve(
     task = asyncio.get_running_loop().create_task(server.serve([listener]), name=f"http {port}")
 
     def ended(done: asyncio.Task[None]) -> None:
+        listener.close()
         if done.cancelled() or server.should_exit or on_failure is None:
             return
         on_failure(done.exception() or RuntimeError("the HTTP server ended"))

@@ -1,0 +1,238 @@
+"""Connections to the real servers: they come back by themselves and never repeat a command."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import psutil
+import psycopg
+import pytest
+import redis.asyncio
+import redis.exceptions
+from nats.errors import OutboundBufferLimitError
+
+from services.runtime.connections import NatsClient, open_nats, open_questdb, open_valkey
+from services.runtime.local_stack import NatsServer, QuestDbServer, ValkeyServer
+from tests.support import eventually
+
+
+@pytest.fixture
+async def valkey(valkey_server: ValkeyServer) -> AsyncIterator[redis.asyncio.Redis]:
+    client = open_valkey(valkey_server.url, 5, 4, timeout_sec=0.3)
+    yield client
+    await client.aclose()
+
+
+async def test_valkey_answers_in_bytes_on_the_chosen_database(valkey: redis.asyncio.Redis) -> None:
+    await valkey.set("runtime:key", "value")
+    assert await valkey.get("runtime:key") == b"value"
+    assert valkey.connection_pool.connection_kwargs["db"] == 5
+
+
+async def test_valkey_is_back_after_a_restart(
+    valkey_server: ValkeyServer, valkey: redis.asyncio.Redis
+) -> None:
+    await valkey.set("runtime:key", "value")
+    valkey_server.kill()
+    with pytest.raises((redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)):
+        await valkey.get("runtime:key")
+    valkey_server.start()
+    valkey_server.wait_healthy()
+
+    async def answers() -> bool:
+        try:
+            return await valkey.get("runtime:key") == b"value"
+        except redis.exceptions.ConnectionError:
+            return False  # an old connection of the pool; it is replaced
+
+    await eventually(answers)
+
+
+async def test_a_command_without_an_answer_raises_and_is_never_sent_again(
+    valkey_server: ValkeyServer, valkey: redis.asyncio.Redis
+) -> None:
+    await valkey.set("runtime:counter", 0)
+    valkey_server.pause()
+    try:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        with pytest.raises(redis.exceptions.TimeoutError):
+            await valkey.incr("runtime:counter")
+        assert loop.time() - started < 1
+    finally:
+        valkey_server.resume()
+    # The command was in the frozen server's receive buffer: it happened, once.
+    assert await eventually(lambda: valkey.get("runtime:counter")) == b"1"
+
+
+async def test_callers_beyond_the_connections_wait_for_a_free_one(valkey_server: ValkeyServer) -> None:
+    client = open_valkey(valkey_server.url, 5, 4, timeout_sec=20, name="test-many")
+    answers = await asyncio.gather(*(client.incr("runtime:many") for _ in range(200)))
+    assert len(set(answers)) == 200
+    ours = [one for one in await client.client_list() if one["name"] == "test-many"]
+    assert 1 < len(ours) <= 4
+    await client.aclose()
+
+
+async def test_nats_comes_back_with_its_subscriptions(nats_server: NatsServer) -> None:
+    events: list[str] = []
+
+    async def disconnected() -> None:
+        events.append("disconnected")
+
+    async def reconnected() -> None:
+        events.append("reconnected")
+
+    client = await open_nats(
+        nats_server.url, "test", on_disconnected=disconnected, on_reconnected=reconnected
+    )
+    client.when_lost(lambda: events.append("lost"))
+    subscription = await client.subscribe("runtime.hello")
+    nats_server.kill()
+    await eventually(lambda: events == ["lost", "disconnected"])
+    nats_server.start()
+    nats_server.wait_healthy()
+    await eventually(lambda: events == ["lost", "disconnected", "reconnected"])
+    await client.publish("runtime.hello", b"x")
+    assert (await subscription.next_msg(5)).data == b"x"
+    await client.close()
+
+
+async def test_nothing_that_was_published_while_nats_was_away_is_sent_later(nats_server: NatsServer) -> None:
+    client = await open_nats(nats_server.url, "test")
+    subscription = await client.subscribe("runtime.late")
+    await client.flush()
+    nats_server.kill()
+    # In the buffer of a connection that is already dead, but not known to be.
+    await client.publish("runtime.late", b"before")
+    await eventually(lambda: not client.is_connected)
+    with pytest.raises(OutboundBufferLimitError):
+        await client.publish("runtime.late", b"while away")
+    nats_server.start()
+    nats_server.wait_healthy()
+    await eventually(lambda: client.is_connected)
+    await client.publish("runtime.late", b"after")
+    assert (await subscription.next_msg(5)).data == b"after"
+    await client.close()
+
+
+async def test_a_frozen_nats_is_noticed_and_left(nats_server: NatsServer) -> None:
+    client = await open_nats(nats_server.url, "test")
+    nats_server.pause()
+    try:
+        await eventually(lambda: not client.is_connected, within_sec=5)
+    finally:
+        nats_server.resume()
+    await eventually(lambda: client.is_connected, within_sec=10)
+    await client.close()
+
+
+async def test_the_first_connection_waits_for_nats(nats_server: NatsServer) -> None:
+    nats_server.kill()
+    opening = asyncio.create_task(open_nats(nats_server.url, "test"))
+    done, _ = await asyncio.wait([opening], timeout=0.5)
+    assert not done
+    nats_server.start()
+    nats_server.wait_healthy()
+    client = await asyncio.wait_for(opening, 10)
+    assert client.is_connected
+    await client.close()
+
+
+async def test_closing_nats_tells_its_users_once(nats_server: NatsServer) -> None:
+    closed: list[int] = []
+
+    async def on_closed() -> None:
+        closed.append(1)
+
+    lost: list[int] = []
+    client = await open_nats(nats_server.url, "test", on_closed=on_closed)
+
+    def listener() -> None:
+        lost.append(1)
+
+    client.when_lost(listener)
+    await client.close()
+    assert (lost, closed) == ([1], [1])
+    other = NatsClient()
+    other.when_lost(listener)
+    other.forget(listener)
+    assert other._lost == []
+
+
+async def test_questdb_answers_and_is_back_after_a_restart(questdb_server: QuestDbServer) -> None:
+    pool = open_questdb(questdb_server.pg_url, size=2, timeout_sec=5)
+    try:
+        assert await pool.execute("SELECT 1 + 1") == [(2,)]
+        questdb_server.kill()
+        with pytest.raises((psycopg.Error, TimeoutError)):
+            await pool.ping()
+        questdb_server.start()
+        await questdb_server.until_healthy()
+        assert await pool.execute("SELECT %s::int + 1", (41,)) == [(42,)]
+    finally:
+        await pool.close()
+
+
+async def test_questdb_connections_are_kept_and_bounded(questdb_server: QuestDbServer) -> None:
+    pool = open_questdb(questdb_server.pg_url, size=2, timeout_sec=5)
+    seen: set[int] = set()
+    most = busy = 0
+
+    async def use() -> None:
+        nonlocal busy, most
+        async with pool.connection() as connection:
+            busy += 1
+            most = max(most, busy)
+            seen.add(id(connection))
+            await connection.execute("SELECT 1")
+            busy -= 1
+
+    try:
+        await asyncio.gather(*(use() for _ in range(10)))
+        assert most == 2
+        assert len(seen) == 2
+    finally:
+        await pool.close()
+
+
+async def test_a_questdb_connection_that_saw_an_error_is_replaced(questdb_server: QuestDbServer) -> None:
+    pool = open_questdb(questdb_server.pg_url, size=1, timeout_sec=5)
+    try:
+        async with pool.connection() as first:
+            pass
+        with pytest.raises(psycopg.Error):
+            await pool.execute("SELECT nonsense FROM nowhere")
+        async with pool.connection() as second:
+            assert second is not first
+        assert first.closed
+        assert await pool.execute("SELECT 1") == [(1,)]
+    finally:
+        await pool.close()
+
+
+async def test_a_frozen_questdb_is_a_timeout(questdb_server: QuestDbServer) -> None:
+    pool = open_questdb(questdb_server.pg_url, size=1, timeout_sec=0.5)
+    try:
+        await pool.ping()
+        questdb_server.pause()
+        try:
+            process = psutil.Process(questdb_server.pid)
+            await eventually(lambda: process.status() == psutil.STATUS_STOPPED)
+            loop = asyncio.get_running_loop()
+            started = loop.time()
+            with pytest.raises(TimeoutError, match=r"no answer in 0\.5 s"):
+                await pool.ping()
+            assert loop.time() - started < 2
+        finally:
+            questdb_server.resume()
+
+        async def answers() -> bool:
+            try:
+                await pool.ping()
+            except (TimeoutError, psycopg.Error):
+                return False
+            return True
+
+        await eventually(answers, within_sec=10)
+    finally:
+        await pool.close()
