@@ -83,7 +83,7 @@ def grpc_load(
     reflection: bool = False,
 ) -> Load:
     """Runs ghz for `seconds`. With `rate` the load is open-loop (`--async`): requests start on time, answered
-    or not; otherwise `concurrency` callers wait for their answers, until `requests` are sent when it is given.
+    or not; otherwise `concurrency` callers wait for their answers, until `requests` are sent if it is given.
 
     `data` may use ghz's templates, for example `{{.RequestNumber}}`; a list is sent in turn.
     """

@@ -1,4 +1,4 @@
-"""One case of the report: a load, its consequences, what the processes used, and its floor in the same minutes."""
+"""One case of the report: a load, its consequences, what processes used, and its floor in the same minutes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What services count of themselves: `/metrics` in Prometheus's text form, and differences of two readings."""
+"""What services count of themselves: `/metrics` as Prometheus reads it, and differences of two readings."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import httpx
 import nats
 import redis
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -18,7 +19,7 @@ from starlette.routing import Route
 
 valkey = redis.Redis.from_url(os.environ["NAIVE_VALKEY_URL"], decode_responses=True)
 risk_url = os.environ["NAIVE_RISK_URL"]
-client: nats.NATS
+client: Client
 
 
 async def submit(request: Request) -> JSONResponse:

@@ -57,8 +57,8 @@ async def serve(port: int, engine: str) -> None:
         server = pygrpc_native.aio.server()
     else:
         server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-    risk_service_pb2_grpc.add_RiskServiceServicer_to_server(Risk(), server)
-    order_service_pb2_grpc.add_OrderServiceServicer_to_server(Orders(), server)
+    risk_service_pb2_grpc.add_RiskServiceServicer_to_server(Risk(), server)  # type: ignore[abstract]
+    order_service_pb2_grpc.add_OrderServiceServicer_to_server(Orders(), server)  # type: ignore[abstract]
     server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     await asyncio.Event().wait()

@@ -104,7 +104,7 @@ class _JetStream(_Window):
         for line in lines:
             if line.startswith(b'{"stream"'):
                 count += 1
-            elif line.startswith(b'{"error"') or line.startswith(b"-ERR"):
+            elif line.startswith((b'{"error"', b"-ERR")):
                 self.errors.append(line.decode(errors="replace"))
                 count += 1
             elif line == b"PING":
