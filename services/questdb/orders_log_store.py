@@ -252,16 +252,18 @@ class OrdersLogStore:
 
     async def _start_sequence(self, partition: int) -> int:
         """Sequence of the last message whose rows are in the table; 1 when there is none of this stream."""
-        query = (
-            f"SELECT stream_seq, account, account_seq FROM {ORDERS_LOG.name} WHERE ledger_partition = %s "
-            "ORDER BY stream_seq DESC, account_seq DESC LIMIT 1"
-        )
+        rows = f"FROM {ORDERS_LOG.name} WHERE ledger_partition = %s"
+        newest = f"SELECT max(stream_seq) {rows}"
+        event = f"SELECT account, account_seq {rows} AND stream_seq = %s LIMIT 1"
         while True:
             try:
                 await ensure_tables(self._pool, ORDERS_LOG)
                 await wait_applied(self._pool, ORDERS_LOG)
-                last = await self._pool.execute(query, [partition])
-                return await self._same_stream(*last[0]) if last else 1
+                ((sequence,),) = await self._pool.execute(newest, [partition])
+                if sequence is None:
+                    return 1
+                ((account, account_seq),) = await self._pool.execute(event, [partition, sequence])
+                return await self._same_stream(sequence, account, account_seq)
             except (*_UNAVAILABLE, NatsError, JetStreamError) as error:
                 self._note(error)
                 await asyncio.sleep(RETRY_SEC)

@@ -87,24 +87,27 @@ class FillTotals:
 async def list_fills(
     pool: QuestdbPool, wanted: FillFilter, page_size: int = 100, page_token: str = ""
 ) -> FillPage:
-    """One page of the fills that match, newest first; 1 ≤ `page_size` ≤ `LARGEST_PAGE`.
+    """One page of the fills that match, newest first; `page_size` is cut to 1 … `LARGEST_PAGE`.
 
     Pages are cut by (time, sequence), so fills that are stored meanwhile shift nothing. Raises
     `BadPageToken`, and `psycopg.Error` or `TimeoutError` when QuestDB does not answer.
     """
-    conditions, values = _conditions(wanted)
+    size = min(max(page_size, 1), LARGEST_PAGE) + 1  # one more: it tells whether a page follows
+    found: list[StoredFill] = []
+    before: datetime | None = None
     if page_token:
-        time, sequence = _position(page_token)
-        # The first condition alone narrows the partitions that are read.
-        conditions += ["timestamp <= %s", "(timestamp < %s OR stream_seq < %s)"]
-        values += [time, time, sequence]
-    query = (
-        f"SELECT {_COLUMNS} FROM {FILLS.name}{_where(conditions)} "
-        f"ORDER BY timestamp DESC, stream_seq DESC LIMIT {min(max(page_size, 1), LARGEST_PAGE) + 1}"
-    )
-    rows = await _rows(pool, query, values)
-    fills = tuple(StoredFill(row[0].replace(tzinfo=UTC), *row[1:]) for row in rows[:page_size])
-    return FillPage(fills, _token(fills[-1]) if len(rows) > page_size else "")
+        before, sequence = _position(page_token)
+        found = await _fills_at(pool, wanted, before, sequence, size)
+    if len(found) < size:
+        older = await _fills_before(pool, wanted, before, size - len(found))
+        if len(older) == size - len(found):
+            # The last moment may have more fills than fitted, and they came in any order.
+            last = older[-1].time
+            older = [one for one in older if one.time > last]
+            older += await _fills_at(pool, wanted, last, None, size - len(found) - len(older))
+        found += older
+    fills = tuple(found[: size - 1])
+    return FillPage(fills, _token(fills[-1]) if len(found) == size else "")
 
 
 async def count_fills(pool: QuestdbPool, account: str = "") -> int:
@@ -190,6 +193,38 @@ async def wait_applied(pool: QuestdbPool, *tables: Table, timeout_sec: float = 3
         await asyncio.sleep(_POLL_SEC)
 
 
+async def _fills_before(
+    pool: QuestdbPool, wanted: FillFilter, time: datetime | None, limit: int
+) -> list[StoredFill]:
+    """The newest fills before `time`. Ordered by the designated timestamp alone, which QuestDB reads
+    backwards without sorting: with a second column it would sort every fill that matches."""
+    conditions, values = _conditions(wanted)
+    if time is not None:
+        conditions.append("timestamp < %s")
+        values.append(time)
+    query = f"SELECT {_COLUMNS} FROM {FILLS.name}{_where(conditions)} ORDER BY timestamp DESC LIMIT {limit}"
+    fills = [_stored_fill(row) for row in await _rows(pool, query, values)]
+    return sorted(fills, key=lambda one: (one.time, one.stream_seq), reverse=True)
+
+
+async def _fills_at(
+    pool: QuestdbPool, wanted: FillFilter, time: datetime, before_sequence: int | None, limit: int
+) -> list[StoredFill]:
+    """The fills at the very microsecond `time`, latest sequence first."""
+    conditions, values = _conditions(wanted)
+    conditions.append("timestamp = %s")
+    values.append(time)
+    if before_sequence is not None:
+        conditions.append("stream_seq < %s")
+        values.append(before_sequence)
+    query = f"SELECT {_COLUMNS} FROM {FILLS.name}{_where(conditions)} ORDER BY stream_seq DESC LIMIT {limit}"
+    return [_stored_fill(row) for row in await _rows(pool, query, values)]
+
+
+def _stored_fill(row: tuple[Any, ...]) -> StoredFill:
+    return StoredFill(row[0].replace(tzinfo=UTC), *row[1:])
+
+
 _COLUMNS: Final = ", ".join(column.name for column in FILLS.columns)
 _NOTHING: Final = FillTotals(Decimal(0), Decimal(0), 0)
 
@@ -216,11 +251,16 @@ def _made_after(order_ids: Sequence[str]) -> datetime:
 
 
 def _conditions(wanted: FillFilter) -> tuple[list[str], list[Any]]:
+    start = wanted.start
+    if wanted.order_id:
+        # Text is compared row by row; the order's id says since when there can be any.
+        made = _made_after([wanted.order_id])
+        start = made if start is None else max(start, made)
     given = (
         ("account = %s", wanted.account),
         ("symbol = %s", wanted.symbol),
         ("order_id = %s", wanted.order_id),
-        ("timestamp >= %s", wanted.start),
+        ("timestamp >= %s", start),
         ("timestamp < %s", wanted.end),
     )
     chosen = [(condition, value) for condition, value in given if value]

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 from services.questdb.schema import Table
 from services.runtime.connections import QuestdbPool
 
-CHUNK_ROWS: Final = 100
+CHUNK_ROWS: Final = 50
 """Rows handed to the driver at once: it binds them without giving way to other tasks, at about 20 µs each."""
 
 Row: TypeAlias = Sequence[Any]
