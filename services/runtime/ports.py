@@ -4,8 +4,12 @@ import errno
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from services.runtime.settings import ServiceConfig
+
+METRICS_KEY: Final = "monitoring.metrics_port"
+"""The port of the supervisor itself; the others are the workers'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,7 @@ def claims_of(config: ServiceConfig) -> list[PortClaim]:
     """The ports of a service; ports that the system chooses (0) need no claim."""
     service, metrics = config.service, config.monitoring.metrics_port
     wanted = [("service.port", service.port), ("service.grpc_port", service.grpc_port or 0)]
-    wanted.append(("monitoring.metrics_port", metrics))
+    wanted.append((METRICS_KEY, metrics))
     return [PortClaim(key, service.host, port) for key, port in wanted if port]
 
 
