@@ -1,12 +1,13 @@
 """The state of one account."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 
 from services.ledger.numbers import ZERO, released_cost
 from services.ledger.order import Order, Side
+from services.ledger.values import replace
 
 
 class TradingState(StrEnum):
@@ -38,44 +39,59 @@ class Position:
     last_price: Decimal = ZERO
     """Price of the last fill; 0 before the first."""
 
-    def with_fill(self, side: Side, quantity: Decimal, price: Decimal, fee: Decimal) -> "Position":
-        """Books a fill. `quantity` > 0. Reductions release cost pro rata; what crosses zero opens anew."""
+    def with_fill(
+        self,
+        side: Side,
+        quantity: Decimal,
+        price: Decimal,
+        fee: Decimal,
+        order: Order | None = None,
+        released: Decimal = ZERO,
+    ) -> "Position":
+        """Books a fill and releases `released` units (≥ 0) of what `order` holds. `quantity` > 0.
+
+        Reductions release cost pro rata; what crosses zero opens anew.
+        """
         signed = quantity if side is Side.BUY else -quantity
         held = self.quantity
         closed = min(abs(held), quantity) if held and (held > 0) != (signed > 0) else ZERO
         cost, realised = self.cost, self.realised
         if closed:
-            released = released_cost(cost, closed, abs(held))
+            part = released_cost(cost, closed, abs(held))
             closing = -closed if signed < 0 else closed
-            realised += -closing * price - released
-            cost -= released
+            realised += -closing * price - part
+            cost -= part
         opened = quantity - closed
         cost += (opened if signed > 0 else -opened) * price
+        changes = {} if order is None or not released else self._reserved(order, -released)
         return replace(
-            self, quantity=held + signed, cost=cost, realised=realised, fees=self.fees + fee, last_price=price
+            self,
+            quantity=held + signed,
+            cost=cost,
+            realised=realised,
+            fees=self.fees + fee,
+            last_price=price,
+            **changes,
         )
 
     def with_reserved(self, order: Order, quantity: Decimal) -> "Position":
         """Adds the reservation of `order` for `quantity` units; a negative `quantity` releases it."""
+        return replace(self, **self._reserved(order, quantity))
+
+    def _reserved(self, order: Order, quantity: Decimal) -> dict[str, Decimal]:
         held = order.reservation
         value = quantity * held.unit_value
-        loss = self.adverse_loss + quantity * held.unit_loss
-        fee = self.worst_fee + quantity * held.unit_fee
+        changes = {
+            "adverse_loss": self.adverse_loss + quantity * held.unit_loss,
+            "worst_fee": self.worst_fee + quantity * held.unit_fee,
+        }
         if order.side is Side.BUY:
-            return replace(
-                self,
-                open_buy=self.open_buy + quantity,
-                buy_value=self.buy_value + value,
-                adverse_loss=loss,
-                worst_fee=fee,
-            )
-        return replace(
-            self,
-            open_sell=self.open_sell + quantity,
-            sell_value=self.sell_value + value,
-            adverse_loss=loss,
-            worst_fee=fee,
-        )
+            changes["open_buy"] = self.open_buy + quantity
+            changes["buy_value"] = self.buy_value + value
+        else:
+            changes["open_sell"] = self.open_sell + quantity
+            changes["sell_value"] = self.sell_value + value
+        return changes
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,16 +4,17 @@
 commits of one account.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
 import msgspec
 
 from services.ledger.account import Account, Position
-from services.ledger.events import EVENT_TYPES, Event
+from services.ledger.events import EVENT_TYPES, Denied, Event, Reserved
 from services.ledger.order import Order
+from services.ledger.values import replace
 
 VERSION: Final = 1
 
@@ -90,10 +91,28 @@ def decode_position(data: bytes) -> Position:
     return _POSITION.decode(data)
 
 
-def encode_commit(account: str, seq: int, time_ns: int, events: Sequence[Event]) -> bytes:
-    """One commit's outbox entry: `{"v", "account", "seq", "time_ns", "events": [{<name>: {…}}, …]}`."""
+def encode_commit(
+    account: str,
+    seq: int,
+    time_ns: int,
+    events: Sequence[Event],
+    records: Mapping[str, tuple[Order, bytes]] | None = None,
+) -> bytes:
+    """One commit's outbox entry: `{"v", "account", "seq", "time_ns", "events": [{<name>: {…}}, …]}`.
+
+    `records`: orders that are encoded already, by order id; a new order's event takes its text from there.
+    """
     names = _NAMES
-    named = [{names[type(event)]: event} for event in events]
+    named: list[dict[str, Any]] = []
+    for event in events:
+        body: Any = event
+        if records and isinstance(event, (Reserved, Denied)):
+            order, record = records.get(event.order.order_id, (None, b""))
+            if order is event.order:
+                body = {"order": msgspec.Raw(record)}
+                if isinstance(event, Denied):
+                    body["abandoned"] = event.abandoned
+        named.append({names[type(event)]: body})
     return encode({"v": VERSION, "account": account, "seq": seq, "time_ns": time_ns, "events": named})
 
 

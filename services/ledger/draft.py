@@ -103,7 +103,7 @@ class Draft:
 
     def _known(self, command: Command) -> Order | None:
         """The order that `transition` has to know of for `command`."""
-        if not isinstance(command, c.Reserve | c.Abandon):
+        if not isinstance(command, (c.Reserve, c.Abandon)):
             return self._order(named_order(command))
         order = command.order
         known = self._order(order.order_id)
@@ -133,7 +133,7 @@ class Draft:
             if client_id:
                 self.clients[client_id] = None
                 self.forgotten.add(client_id)
-        elif isinstance(event, Reserved | Denied) and event.order.client_order_id:
+        elif isinstance(event, (Reserved, Denied)) and event.order.client_order_id:
             self.clients[event.order.client_order_id] = event.order.order_id
 
 
@@ -141,7 +141,7 @@ def preread(commands: Iterable[Command], copy: Copy) -> list[str]:
     """Ids of the orders that have to be read before `commands` can be applied to `copy`."""
     missing: dict[str, None] = {}
     for command in commands:
-        if not isinstance(command, c.Reserve | c.Abandon):
+        if not isinstance(command, (c.Reserve, c.Abandon)):
             order_id = named_order(command)
             if order_id and order_id not in copy.orders:
                 missing[order_id] = None

@@ -180,10 +180,12 @@ class Store:
         wanted += [prefix + i for i in named]
         for name, value in fields.items():
             changed += (name, value)
+        records: dict[str, tuple[Order, bytes]] = {}
         freed += [clients + i for i in draft.forgotten]
         for order_id, order in draft.orders.items():
             before = draft.before[order_id]
             record = codec.encode_order(order)
+            records[order_id] = (order, record)
             client_id = order.client_order_id
             if before is None:
                 indexed += (0, order_id)
@@ -219,7 +221,7 @@ class Store:
             account = draft.account
             assert account is not None
             seq = account.event_seq - len(draft.events) + 1
-            envelope = codec.encode_commit(held.name, seq, draft.now_ns, draft.events)
+            envelope = codec.encode_commit(held.name, seq, draft.now_ns, draft.events, records)
             filled = draft.filled_symbols()
             if filled:
                 positions = codec.encode_positions(

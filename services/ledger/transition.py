@@ -1,18 +1,19 @@
 """The account's one rule book: `transition` decides what a command does and folds the resulting events.
 
-Pure functions. Deciders turn a command into events, `evolve` folds one event into the state, and nothing
-else changes state, so the journal of events folds to exactly the state that was stored.
+Pure functions. Deciders turn a command into events; `evolve` folds one event into the state, and nothing else
+changes state.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Final, cast
+from dataclasses import dataclass
+from typing import Any, Final
 
 from services.ledger import commands as c
 from services.ledger import events as e
 from services.ledger.account import Account
 from services.ledger.commands import Command, Effect, Outcome, ReportKind
 from services.ledger.events import Event
+from services.ledger.evolve import AccountMissing, event_order, evolve
 from services.ledger.numbers import ZERO
 from services.ledger.order import (
     NO_RESERVATION,
@@ -23,12 +24,9 @@ from services.ledger.order import (
     Terms,
     next_state,
 )
+from services.ledger.values import replace
 
-FOREIGN_EXEC_IDS_KEPT: Final = 64
-
-
-class AccountMissing(LookupError):
-    """The command needs an account that is not open."""
+__all__ = ["AccountMissing", "Transition", "event_order", "evolve", "named_order", "transition"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +41,10 @@ class Transition:
 
 def named_order(command: Command) -> str:
     """Id of the order whose record `transition` needs, or an empty string."""
-    if isinstance(command, c.Reserve | c.Abandon):
-        return command.order.order_id
-    if isinstance(command, c.RequestCancel | c.Amend | c.ApplyReport):
+    if isinstance(command, (c.ApplyReport, c.RequestCancel, c.Amend)):
         return command.order_id
+    if isinstance(command, (c.Reserve, c.Abandon)):
+        return command.order.order_id
     return ""
 
 
@@ -73,7 +71,8 @@ def transition(account: Account | None, order: Order | None, command: Command, n
         if order is not None:
             changed[order.order_id] = order
     if outcome.order is not None:
-        outcome = replace(outcome, order=changed.get(outcome.order.order_id, outcome.order))
+        after = changed.get(outcome.order.order_id, outcome.order)
+        outcome = Outcome(outcome.effect, after, outcome.refusal)
     return Transition(account, changed, events, outcome)
 
 
@@ -144,8 +143,12 @@ def _amend(account: Account, order: Order | None, command: c.Amend, now_ns: int)
     if next_state(order.state, OrderEvent.REPLACE_REQUESTED, executed=False) is None:
         return (), Outcome(Effect.NOT_OPEN, order)
     terms = Terms(command.quantity, command.price, command.stop_price, order.terms.protection_price)
-    without = _with_reserved(account, order, -order.reserved_quantity)
-    without = replace(without, open_orders=account.open_orders - 1)
+    position = account.position(order.symbol).with_reserved(order, -order.reserved_quantity)
+    without = replace(
+        account,
+        positions={**account.positions, order.symbol: position},
+        open_orders=account.open_orders - 1,
+    )
     assessed = command.assess(without, replace(order, terms=terms, reservation=NO_RESERVATION))
     if isinstance(assessed, c.Refused):
         return (), Outcome(Effect.REFUSED, order, assessed)
@@ -239,178 +242,4 @@ _DECIDERS: Final[dict[type[Any], Callable[[Account, Order | None, Any, int], _De
     c.RequestCancel: _request_cancel,
     c.Amend: _amend,
     c.ApplyReport: _apply_report,
-}
-
-
-def event_order(event: Event) -> str:
-    """Id of the order that `event` changes, or an empty string."""
-    if isinstance(event, e.Reserved | e.Denied):
-        return event.order.order_id
-    return cast(str, getattr(event, "order_id", ""))
-
-
-def evolve(
-    account: Account | None, order: Order | None, event: Event, now_ns: int, opened_account: str = ""
-) -> tuple[Account, Order | None]:
-    """Folds one event, at its time, into the account and the record of the order it names."""
-    if isinstance(event, e.Opened):
-        opened = Account(
-            opened_account, event.incarnation, event.opening_cash, event.opening_cash, event_seq=1
-        )
-        return opened, None
-    if account is None:
-        raise AccountMissing(opened_account)
-    account, order = _EVOLVERS[type(event)](account, order, event)
-    account = replace(
-        account,
-        event_seq=account.event_seq + 1,
-        applied_seq=max(account.applied_seq, getattr(event, "stream_seq", 0)),
-    )
-    if order is not None and order.updated_ns != now_ns:
-        order = replace(order, updated_ns=now_ns)
-    return account, order
-
-
-_Evolved = tuple[Account, Order | None]
-
-
-def _with_reserved(account: Account, order: Order, quantity: Any) -> Account:
-    position = account.position(order.symbol).with_reserved(order, quantity)
-    return replace(account, positions={**account.positions, order.symbol: position})
-
-
-def _known(order: Order | None) -> Order:
-    if order is None:
-        raise ValueError("the event names an order that the fold does not have")
-    return order
-
-
-def _evolve_registered(account: Account, order: Order | None, event: e.Registered) -> _Evolved:
-    return replace(account, registered=True), order
-
-
-def _evolve_reserved(account: Account, _: Order | None, event: e.Reserved) -> _Evolved:
-    account = _with_reserved(account, event.order, event.order.reserved_quantity)
-    return replace(account, open_orders=account.open_orders + 1), event.order
-
-
-def _evolve_denied(account: Account, _: Order | None, event: e.Denied) -> _Evolved:
-    return account, event.order
-
-
-def _evolve_acknowledged(account: Account, order: Order | None, event: e.Acknowledged) -> _Evolved:
-    return account, _in_state(_known(order), OrderEvent.ACCEPTED)
-
-
-def _evolve_filled(account: Account, order: Order | None, event: e.Filled) -> _Evolved:
-    position = account.position(event.symbol).with_fill(event.side, event.quantity, event.price, event.fee)
-    value = event.quantity * event.price
-    cash = account.cash - (value if event.side == "buy" else -value) - event.fee
-    if event.unknown:
-        order = None
-    if order is None:
-        kept = (*account.foreign_exec_ids, event.exec_id)[-FOREIGN_EXEC_IDS_KEPT:]
-        account = replace(account, foreign_exec_ids=kept)
-    else:
-        position = position.with_reserved(order, -min(event.quantity, order.reserved_quantity))
-        order = replace(
-            order,
-            cumulative=order.cumulative + event.quantity,
-            executed_value=order.executed_value + value,
-            fees=order.fees + event.fee,
-            exec_ids=(*order.exec_ids, event.exec_id),
-        )
-    positions = {**account.positions, event.symbol: position}
-    account = replace(account, cash=cash, positions=positions)
-    if order is None or event.late:
-        return account, order
-    full = order.cumulative >= order.terms.quantity
-    return _settled(account, order, OrderEvent.FULL_FILL if full else OrderEvent.PARTIAL_FILL)
-
-
-def _evolve_ended(account: Account, order: Order | None, event: e.Ended) -> _Evolved:
-    order = _known(order)
-    account = _with_reserved(account, order, -order.reserved_quantity)
-    account = replace(account, open_orders=account.open_orders - 1)
-    reason = event.reason or order.reason
-    ended = replace(order, state=event.state, replacement=None, reason=reason, message=event.message)
-    return account, ended
-
-
-def _evolve_cancel_requested(account: Account, order: Order | None, event: e.CancelRequested) -> _Evolved:
-    order = _in_state(_known(order), OrderEvent.CANCEL_REQUESTED)
-    return account, replace(order, cancels=event.number, reason=event.reason)
-
-
-def _evolve_cancel_rejected(account: Account, order: Order | None, event: e.CancelRejected) -> _Evolved:
-    order = _in_state(_known(order), OrderEvent.CANCEL_REJECTED)
-    if order.replacement is not None:
-        order = replace(order, state=OrderState.PENDING_REPLACE)
-    return account, order
-
-
-def _evolve_replace_requested(account: Account, order: Order | None, event: e.ReplaceRequested) -> _Evolved:
-    order = _in_state(_known(order), OrderEvent.REPLACE_REQUESTED)
-    asked = replace(order, revision=event.replacement.revision, replacement=event.replacement)
-    return _holding(account, order, replace(asked, reservation=event.reservation))
-
-
-def _evolve_replaced(account: Account, order: Order | None, event: e.Replaced) -> _Evolved:
-    order = _known(order)
-    pending = order.replacement
-    if pending is None:
-        raise ValueError("no amendment is in flight")
-    after = replace(order, terms=pending.terms, reservation=pending.reservation, replacement=None)
-    account, after = _holding(account, order, after)
-    if after.cumulative >= after.terms.quantity:
-        return _settled(account, after, OrderEvent.FULL_FILL)
-    return account, _in_state(after, OrderEvent.REPLACED)
-
-
-def _evolve_replace_rejected(account: Account, order: Order | None, event: e.ReplaceRejected) -> _Evolved:
-    order = _known(order)
-    pending = order.replacement
-    if pending is None:
-        raise ValueError("no amendment is in flight")
-    account, after = _holding(account, order, replace(order, reservation=pending.fallback, replacement=None))
-    return account, _in_state(after, OrderEvent.REPLACE_REJECTED)
-
-
-def _evolve_report_ignored(account: Account, order: Order | None, event: e.ReportIgnored) -> _Evolved:
-    return account, order
-
-
-def _in_state(order: Order, event: OrderEvent) -> Order:
-    after = next_state(order.state, event, executed=order.cumulative > ZERO)
-    return order if after is None or after is order.state else replace(order, state=after)
-
-
-def _settled(account: Account, order: Order, event: OrderEvent) -> tuple[Account, Order]:
-    """Moves an executed order on; a full fill releases what is still held and closes it."""
-    if event is OrderEvent.FULL_FILL:
-        account = _with_reserved(account, order, -order.reserved_quantity)
-        account = replace(account, open_orders=account.open_orders - 1)
-        order = replace(order, replacement=None)
-    return account, _in_state(order, event)
-
-
-def _holding(account: Account, before: Order, after: Order) -> tuple[Account, Order]:
-    """Exchanges what `before` holds for what `after` holds."""
-    account = _with_reserved(account, before, -before.reserved_quantity)
-    return _with_reserved(account, after, after.reserved_quantity), after
-
-
-_EVOLVERS: Final[dict[type[Any], Callable[[Account, Order | None, Any], _Evolved]]] = {
-    e.Registered: _evolve_registered,
-    e.Reserved: _evolve_reserved,
-    e.Denied: _evolve_denied,
-    e.Acknowledged: _evolve_acknowledged,
-    e.Filled: _evolve_filled,
-    e.Ended: _evolve_ended,
-    e.CancelRequested: _evolve_cancel_requested,
-    e.CancelRejected: _evolve_cancel_rejected,
-    e.ReplaceRequested: _evolve_replace_requested,
-    e.Replaced: _evolve_replaced,
-    e.ReplaceRejected: _evolve_replace_rejected,
-    e.ReportIgnored: _evolve_report_ignored,
 }
