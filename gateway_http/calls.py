@@ -21,11 +21,13 @@ class Admission(Protocol):
 class OpenCalls:
     """Unary calls run to their end whatever happens to their callers; streams are ended on a stop."""
 
-    __slots__ = ("_admission", "_streams", "_unary", "stopping")
+    __slots__ = ("_admission", "_idle", "_streams", "_tasks", "_unary", "stopping")
 
     def __init__(self, admission: Admission | None) -> None:
         self._admission = admission
-        self._unary: set[asyncio.Task[Any]] = set()
+        self._unary = 0
+        self._idle: asyncio.Event | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._streams: set[asyncio.Task[Any]] = set()
         self.stopping = False
 
@@ -38,32 +40,45 @@ class OpenCalls:
             return admission.refusal()
         return None
 
-    def own_unary(self, task: asyncio.Task[Any]) -> None:
-        """Counts a unary call until its end."""
-        self._own(task, self._unary)
+    def enter(self) -> None:
+        """Counts a unary call until `leave`."""
+        self._unary += 1
+        if self._admission is not None:
+            self._admission.in_flight += 1
+
+    def leave(self) -> None:
+        self._unary -= 1
+        if self._admission is not None:
+            self._admission.in_flight -= 1
+        if self._idle is not None and not self._unary:
+            self._idle.set()
+
+    def hold(self, task: asyncio.Task[Any]) -> None:
+        """Keeps a task that nobody waits for: the event loop alone would let it be collected."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def own_stream(self, task: asyncio.Task[Any]) -> None:
         """Counts a stream until its end; a stop cancels it."""
-        self._own(task, self._streams)
+        self._streams.add(task)
+        task.add_done_callback(self._stream_ended)
+        if self._admission is not None:
+            self._admission.in_flight += 1
 
     async def stop(self, grace_sec: float) -> None:
         """Takes no more calls, ends the streams, waits at most `grace_sec` seconds for the unary calls."""
         self.stopping = True
+        self._idle = asyncio.Event()
         for stream in self._streams:
             stream.cancel()
-        running = self._unary | self._streams
-        if running:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait(running, timeout=grace_sec)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_sec):
+                if self._streams:
+                    await asyncio.wait(set(self._streams))
+                if self._unary:
+                    await self._idle.wait()
 
-    def _own(self, task: asyncio.Task[Any], tasks: set[asyncio.Task[Any]]) -> None:
-        admission = self._admission
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-        if admission is not None:
-            admission.in_flight += 1
-            task.add_done_callback(self._leave)
-
-    def _leave(self, _: asyncio.Task[Any]) -> None:
-        assert self._admission is not None
-        self._admission.in_flight -= 1
+    def _stream_ended(self, task: asyncio.Task[Any]) -> None:
+        self._streams.discard(task)
+        if self._admission is not None:
+            self._admission.in_flight -= 1

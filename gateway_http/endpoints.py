@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 from starlette.types import Receive, Scope, Send
 
@@ -142,7 +143,7 @@ def _refuse_drive_by(headers: Mapping[bytes, bytes]) -> None:
 class UnaryEndpoint:
     """A unary rpc."""
 
-    __slots__ = ("_call", "_calls", "_name", "_source", "_tasks", "_write")
+    __slots__ = ("_call", "_calls", "_name", "_reads_only", "_source", "_write")
 
     def __init__(
         self,
@@ -158,6 +159,7 @@ class UnaryEndpoint:
         self._call = call
         self._calls = calls
         self._write = response_writer(codec, method, rule)
+        self._reads_only = reads_only(method, rule)
 
     async def __call__(
         self, variables: Mapping[str, str], scope: Scope, receive: Receive, send: Send
@@ -165,11 +167,14 @@ class UnaryEndpoint:
         request = await self._source.accept(self._calls, variables, scope, receive, send)
         if request is None:
             return
+        if self._reads_only:
+            await send_answer(await self._answer(request, scope), send)
+            return
         # Its own task: what the servicer has begun to persist it also publishes, whoever goes away.
         # A cancelled caller cancels the future alone; asyncio.shield does the same at more cost.
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[Answer] = loop.create_future()
-        self._calls.own_unary(loop.create_task(self._run(request, scope, answered)))
+        self._calls.hold(loop.create_task(self._run(request, scope, answered)))
         await send_answer(await answered, send)
 
     async def _run(self, request: Message, scope: Scope, answered: "asyncio.Future[Answer]") -> None:
@@ -183,6 +188,7 @@ class UnaryEndpoint:
 
     async def _answer(self, request: Message, scope: Scope) -> Answer:
         context = HttpServicerContext(scope["headers"], scope.get("client"))
+        self._calls.enter()
         try:
             response = await self._call(request, context)
             status = context.failure()
@@ -192,7 +198,15 @@ class UnaryEndpoint:
                 raise
             return status_answer(status_of_call(error, context, self._name))
         finally:
+            self._calls.leave()
             context.finish()
+
+
+def reads_only(method: MethodDescriptor, rule: HttpRule) -> bool:
+    """Whether a call changes nothing, by its HTTP method or its `idempotency_level`: then there is nothing
+    to protect from a cancelled request, and the call needs no task of its own."""
+    level = method.GetOptions().idempotency_level
+    return rule.method == "GET" or level == MethodOptions.NO_SIDE_EFFECTS
 
 
 def response_writer(codec: Codec, method: MethodDescriptor, rule: HttpRule) -> Callable[[Any], str]:

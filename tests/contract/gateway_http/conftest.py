@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -31,11 +30,6 @@ class Served:
     risk: RiskServicer
     orders: OrderServicer
     remote: bool
-
-
-@pytest.fixture(autouse=True)
-def _quiet_logs(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.CRITICAL, "httpx")
 
 
 @pytest.fixture(params=["in_process", "remote"])

@@ -8,10 +8,21 @@ from typing import Any
 
 import grpc
 
+from services.runtime.errors import ResourceExhausted
 from trade2026.oms.v1 import order_pb2, order_service_pb2_grpc
 from trade2026.risk.v1 import risk_pb2, risk_service_pb2_grpc
 
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
+
+
+class Bound:
+    """An admission bound, as the gRPC server has it."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.in_flight = limit, 0
+
+    def refusal(self) -> ResourceExhausted:
+        return ResourceExhausted("too many calls")
 
 
 class Recorded:

@@ -11,7 +11,7 @@ import pytest
 from gateway_http import create_app, local
 from services.runtime.http_server import serve
 from tests.contract.gateway_http.conftest import ORDERS, RISK, Served
-from tests.contract.gateway_http.servicers import OrderServicer, RiskServicer
+from tests.contract.gateway_http.servicers import Bound, OrderServicer, RiskServicer
 from trade2026.risk.v1 import risk_pb2
 
 CALL = b"POST /check HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}"
@@ -70,6 +70,34 @@ async def test_a_server_that_cancels_its_handler_does_not_interrupt_the_call() -
             await request
         slow.release.set()
         assert await slow.outcome == "finished"
+
+
+@pytest.mark.parametrize("path", ["/check", "/accounts/a/limits"])
+async def test_a_cancelled_handler_leaves_nothing_counted(path: str) -> None:
+    servicer, slow, bound = RiskServicer(), Slow(), Bound(10)
+    servicer.behaviour = slow
+    app = create_app([local(RISK, servicer)], title="test", health=lambda: (200, {}), admission=bound)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def send(_: Any) -> None:
+        raise AssertionError("a cancelled request is not answered")
+
+    method = "POST" if path == "/check" else "GET"
+    scope = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": []}
+    request = asyncio.create_task(app(scope, receive, send))
+    async with asyncio.timeout(5):
+        await slow.entered.wait()
+        assert bound.in_flight == 1
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        slow.release.set()
+        # Nobody minds that reading is given up; what may have changed something has gone on.
+        assert await slow.outcome == ("finished" if method == "POST" else "cancelled")
+        await app.stop(5)
+    assert bound.in_flight == 0
 
 
 async def test_a_stop_waits_for_running_calls_and_takes_no_new_ones() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,8 +28,8 @@ from services.runtime.errors import (
 from services.runtime.http_server import serve
 from services.runtime.rpc_status import DETAILS_KEY, abort_with, status_of
 from tests.contract.gateway_http.conftest import RISK, Served
-from tests.contract.gateway_http.servicers import RiskServicer
-from trade2026.risk.v1 import risk_pb2
+from tests.contract.gateway_http.servicers import Bound, RiskServicer
+from trade2026.risk.v1 import risk_pb2, risk_service_pb2_grpc
 
 SECRET = "password=hunter2"
 
@@ -100,13 +99,10 @@ async def test_an_error_that_a_servicer_in_this_process_raises_is_mapped_by_the_
     assert (answer.status_code, answer.json()["message"]) == (404, "no such account")
 
 
-async def test_an_unexpected_exception_is_logged_and_its_text_is_not_told(
-    served: Served, capfd: pytest.CaptureFixture[str]
-) -> None:
+async def test_an_unexpected_exception_is_logged_and_its_text_is_not_told(served: Served) -> None:
     async def behaviour(_: Any, __: Any) -> Any:
         raise RuntimeError(SECRET)
 
-    logging.getLogger("grpc._cython.cygrpc").setLevel(logging.CRITICAL)
     served.risk.behaviour = behaviour
     answer = await served.client.post("/check", content="{}")
     assert answer.status_code == 500
@@ -204,8 +200,6 @@ async def test_a_remote_call_that_takes_too_long_is_a_deadline() -> None:
     servicer = RiskServicer()
     servicer.behaviour = never
     server = grpc.aio.server()
-    from trade2026.risk.v1 import risk_service_pb2_grpc
-
     risk_service_pb2_grpc.add_RiskServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -217,16 +211,6 @@ async def test_a_remote_call_that_takes_too_long_is_a_deadline() -> None:
         await http.stop()
     await server.stop(None)
     assert (answer.status_code, answer.json()["message"]) == (504, "the service did not answer in time")
-
-
-class Bound:
-    """An admission bound, as the gRPC server has it."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.in_flight = limit, 0
-
-    def refusal(self) -> ResourceExhausted:
-        return ResourceExhausted("too many calls")
 
 
 async def test_a_call_over_the_bound_is_refused_and_the_bound_is_given_back() -> None:

@@ -18,6 +18,7 @@ from gateway_http.request_binding import RequestBinding
 from gateway_http.targets import local
 from tests.contract.gateway_http.conftest import ORDERS, Served
 from tests.contract.gateway_http.servicers import OrderServicer, event
+from trade2026.oms.v1 import order_service_pb2_grpc
 
 
 def parse(text: str) -> list[dict[str, str]]:
@@ -141,8 +142,6 @@ async def test_headers_are_metadata_of_the_stream(served: Served) -> None:
 
 
 async def test_a_method_that_the_servicer_lacks_is_unimplemented(in_process: Served) -> None:
-    from trade2026.oms.v1 import order_service_pb2_grpc
-
     base = order_service_pb2_grpc.OrderServiceServicer
     in_process.orders.events = lambda request, context: base.StreamExecutions(
         in_process.orders, request, context
