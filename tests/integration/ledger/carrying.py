@@ -19,7 +19,7 @@ from services.ledger.positions import Positions
 from services.ledger.relay import Relay, RelayOptions
 from services.runtime.clock import SystemClock
 from services.runtime.connections import open_nats
-from services.runtime.publisher import Publisher
+from services.runtime.publisher import PubAck, Publisher, PublishUnknown
 
 PROJECTION_DB = 5
 
@@ -33,22 +33,44 @@ class Carrier:
     js: JetStreamContext
 
 
+class _Deaf:
+    """Does not hear the acknowledgements of one account."""
+
+    def __init__(self, publisher: Publisher, account: str) -> None:
+        self._publisher = publisher
+        self._account = account
+
+    async def publish(self, subject: str, payload: bytes, msg_id: str, timeout: float = 5.0) -> PubAck:
+        ack = await self._publisher.publish(subject, payload, msg_id, timeout)
+        if subject.endswith(f".{self._account}"):
+            raise PublishUnknown("not heard")
+        return ack
+
+
 @contextlib.asynccontextmanager
 async def carrier(
-    valkey_url: str, nats_url: str, partitions: range | None = range(16), **options: object
+    valkey_url: str, nats_url: str, *, unpublishable: str = "", **options: object
 ) -> AsyncIterator[Carrier]:
-    """A relay that owns `partitions` (None: none yet), for the time of a block."""
+    """A relay that owns every partition, for the time of a block.
+
+    Messages of the account `unpublishable` are stored, but their acknowledgements never come.
+    """
     client = await open_nats(nats_url, "relay")
     publisher = Publisher(client)
     await publisher.start()
     positions = Positions(client, Endpoint.parse(valkey_url, PROJECTION_DB))
     await positions.open()
-    relay = Relay(RelayOptions(url=valkey_url, **options), publisher, positions, SystemClock())  # type: ignore[arg-type]
+    relay = Relay(
+        RelayOptions(url=valkey_url, **options),  # type: ignore[arg-type]
+        _Deaf(publisher, unpublishable) if unpublishable else publisher,
+        positions,
+        SystemClock(),
+    )
     await relay.open()
     stop = asyncio.Event()
     running = asyncio.create_task(relay.run(stop))
     try:
-        for partition in partitions or ():
+        for partition in range(16):
             await relay.acquired(partition, 1)
         yield Carrier(relay, client, client.jetstream())
     finally:

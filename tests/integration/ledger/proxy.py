@@ -43,6 +43,9 @@ class FaultyProxy:
         self.done = Done()
         self.hold: asyncio.Event | None = None
         """When set up: late pieces wait for it instead of a random time."""
+        self.talking = asyncio.Event()
+        """While it is not set, nothing that the server says gets through."""
+        self.talking.set()
         self.released = 0
         """Late pieces that the server has taken."""
         self.url = ""
@@ -73,7 +76,7 @@ class FaultyProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream, server = await asyncio.open_connection(self._host, self._port)
-        answers = asyncio.create_task(_pump(upstream, writer))
+        answers = asyncio.create_task(_pump(upstream, writer, self.talking))
         rng = self._rng
         first = True
         try:
@@ -115,9 +118,10 @@ class FaultyProxy:
             server.transport.abort()
 
 
-async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter, open_way: asyncio.Event) -> None:
     with contextlib.suppress(OSError):
         while data := await source.read(1 << 16):
+            await open_way.wait()
             target.write(data)
             await target.drain()
         target.transport.abort()

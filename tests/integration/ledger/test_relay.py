@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from decimal import Decimal
 
 import msgspec
@@ -190,3 +191,25 @@ async def test_partition_that_is_lost_is_left_alone(
         assert raw.xlen(outbox(partition)) > 0  # type: ignore[operator]
         await running.relay.acquired(partition, 2)
         await eventually(lambda: _outboxes_empty(raw))
+
+
+async def test_commit_without_acknowledgement_stays_in_the_outbox_whatever_others_do(
+    open_ledger: OpenLedger, raw: redis.Redis, valkey_server: ValkeyServer, ledger_stream: str
+) -> None:
+    ledger = await open_ledger()
+    names = (f"acc{i}" for i in range(100))
+    one, two = itertools.islice((n for n in names if AccountKeys(n).partition == 5), 2)
+    async with carrier(valkey_server.url, ledger_stream, unpublishable=one) as running:
+        subscription = await running.js.subscribe(f"ledger.5.{two}")
+        await ledger.execute(reserve(make_order(one)))
+        await ledger.execute(reserve(make_order(two)))
+        await subscription.next_msg(timeout=5)
+        await subscription.next_msg(timeout=5)
+        await eventually(lambda: running.relay.backlog == 2)
+    kept = [msgspec.json.decode(fields[b"e"])["account"] for _, fields in raw.xrange(outbox(5))]  # type: ignore[union-attr]
+    assert kept[:2] == [one, one]
+    async with carrier(valkey_server.url, ledger_stream):
+        await eventually(lambda: _outboxes_empty(raw))
+    journal = await folded_journal(ledger_stream)
+    for account in (one, two):
+        assert differences(journal.accounts[account], await stored_state(ledger, account)) == []

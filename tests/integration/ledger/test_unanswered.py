@@ -15,7 +15,7 @@ from services.runtime.local_stack import ValkeyServer
 from tests.integration.ledger.conftest import OpenLedger
 from tests.integration.ledger.proxy import Faults, FaultyProxy, faulty_proxy
 from tests.support import eventually
-from tests.unit.ledger.making import abandon, amend, hold_price, make_order, report, reserve
+from tests.unit.ledger.making import abandon, amend, hold_price, make_order, report, request_cancel, reserve
 
 
 @pytest.fixture
@@ -88,6 +88,25 @@ async def test_write_that_comes_after_the_answer_to_its_repetition_is_refused(
     stored = await direct.order(order.order_id)
     assert stored is not None
     assert (stored.state, stored.replacement) == (OrderState.NEW, None)
+
+
+async def test_answer_that_changes_nothing_is_never_given_from_a_stale_copy(
+    open_ledger: OpenLedger, proxy: FaultyProxy
+) -> None:
+    ledger, direct = await open_ledger(url=proxy.url, socket_timeout=5.0), await open_ledger()
+    order = make_order("acc")
+    await ledger.execute(reserve(order))
+    await ledger.execute(report(ReportKind.ACCEPTED, order, 1))
+    await ledger.execute(request_cancel(order))
+    proxy.talking.clear()
+    await direct.execute(report(ReportKind.CANCEL_REJECTED, order, 2))
+    # The invalidation is on its way: the copy at hand still says that a cancel is pending.
+    waiting = ledger.submit(request_cancel(order), timeout=5)
+    await asyncio.sleep(0.05)
+    assert ledger.cached("acc") is not None
+    proxy.talking.set()
+    outcome = await waiting
+    assert (outcome.effect, outcome.state) == (Effect.DONE, OrderState.PENDING_CANCEL)
 
 
 async def test_frozen_server_breaks_the_connection_and_drops_the_copies(
