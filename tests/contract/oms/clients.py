@@ -39,7 +39,7 @@ METHODS: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Refusal(Exception):
     """What an error said."""
 
@@ -153,7 +153,7 @@ class OverGrpc:
 
 def _grpc_refusal(error: grpc.aio.AioRpcError) -> Refusal:
     trailing = dict(error.trailing_metadata() or ())
-    status = status_pb2.Status.FromString(trailing[DETAILS_KEY])  # type: ignore[arg-type]
+    status = status_pb2.Status.FromString(trailing[DETAILS_KEY])
     assert status.code == error.code().value[0]
     return refusal_of(_json(status))
 

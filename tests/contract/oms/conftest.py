@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from services.oms import bootstrap
-from services.runtime.service import WorkerContext
 from tests.contract.oms.clients import InProcess, OmsClient, OverGrpc, OverRest
 from tests.integration.oms.platform import OmsPlatform, shared_platform
+from tests.integration.oms.worker import WorkerInProcess
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +32,7 @@ async def oms(request: pytest.FixtureRequest, platform: OmsPlatform) -> AsyncIte
     elif request.param == "rest":
         client = OverRest(f"http://{platform.addresses['oms']['rest']}")
     else:
-        async with worker_in_process(platform) as worker:
+        async with WorkerInProcess(platform) as worker:
             yield InProcess(worker.service)
         return
     yield client
@@ -47,20 +45,3 @@ async def rest(platform: OmsPlatform) -> AsyncIterator[OverRest]:
     client = OverRest(f"http://{platform.addresses['oms']['rest']}")
     yield client
     await client.close()
-
-
-class worker_in_process:
-    """A second worker of oms inside the test, without ports."""
-
-    def __init__(self, platform: OmsPlatform) -> None:
-        self._context = WorkerContext(platform.oms_settings(), 0, 1, asyncio.Event())
-        self._worker = bootstrap.Worker(self._context)
-
-    async def __aenter__(self) -> bootstrap.Worker:
-        self._worker.service.attach(await self._worker.wire())
-        return self._worker
-
-    async def __aexit__(self, *_: object) -> None:
-        self._context.stop.set()
-        await self._worker.stop()
-        await self._context.cancel_owned()

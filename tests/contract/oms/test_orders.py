@@ -1,4 +1,4 @@
-"""What a client is promised of submissions, cancels and queries; the same in process, over gRPC, over REST."""
+"""What a client is promised of submissions, cancels and queries: in process, over gRPC, over REST."""
 
 from __future__ import annotations
 
@@ -10,40 +10,8 @@ import pytest
 
 from services.runtime.errors import Code
 from tests.contract.oms.clients import OmsClient, Refusal
+from tests.integration.oms.orders import limit_buy, market_buy, resting, until_state
 from tests.support import eventually
-
-
-def limit_buy(of_account: str, **fields: Any) -> dict[str, Any]:
-    order: dict[str, Any] = {
-        "account": of_account,
-        "symbol": "BTCUSDT",
-        "side": "buy",
-        "quantity": 0.1,
-        "price": 45000.0,
-    }
-    return {name: value for name, value in {**order, **fields}.items() if value is not None}
-
-
-def resting(account: str, **fields: Any) -> dict[str, Any]:
-    """A sell that the mark does not reach, within the collar."""
-    return limit_buy(account, side="sell", price=52000, **fields)
-
-
-def market_buy(account: str, **fields: Any) -> dict[str, Any]:
-    return limit_buy(account, type="market", price=None, **fields)
-
-
-async def state_of(oms: OmsClient, order_id: str) -> str:
-    return str((await oms.call("GetOrder", {"order_id": order_id}))["order"]["state"])
-
-
-async def until_state(oms: OmsClient, order_id: str, *states: str) -> dict[str, Any]:
-    async def reached() -> dict[str, Any]:
-        order: dict[str, Any] = (await oms.call("GetOrder", {"order_id": order_id}))["order"]
-        assert order["state"] in states, order
-        return order
-
-    return await eventually(reached, within_sec=10)
 
 
 async def test_a_market_order_is_submitted_filled_and_seen_in_the_position(

@@ -16,7 +16,7 @@ import psutil
 from services.oms.settings import OmsSettings
 from services.runtime.local_stack.assembly import PORTS, SERVICES, ServicePart, StackOptions, addresses
 from services.runtime.local_stack.nats import NatsServer
-from services.runtime.local_stack.part import Part
+from services.runtime.local_stack.part import Part, PartFailed
 from services.runtime.local_stack.ports import free_port_offset
 from services.runtime.local_stack.questdb import QuestDbServer
 from services.runtime.local_stack.valkey import ValkeyServer
@@ -59,7 +59,8 @@ class OmsPlatform:
         ports = {name: {key: port + offset for key, port in by.items()} for name, by in PORTS.items()}
         self.valkey = ValkeyServer(folder / "valkey", ports["valkey"]["redis"])
         self.nats = NatsServer(folder / "nats", ports["nats"]["nats"], ports["nats"]["monitor"])
-        self.questdb = QuestDbServer(folder / "questdb", *ports["questdb"].values())
+        questdb = ports["questdb"]
+        self.questdb = QuestDbServer(folder / "questdb", questdb["http"], questdb["pg"], questdb["health"])
         self.services: dict[str, _Service] = {}
         for spec in SERVICES:
             service = _Service(spec, self.options, where)
@@ -174,6 +175,21 @@ def kill_workers(part: Part) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def started(
+    folder: Path, variables: Mapping[str, str] | None = None, workers: int = 1, trials: int = 3
+) -> OmsPlatform:
+    """A platform that serves. Other tests of the machine look for free ports too, and may take one first."""
+    for trial in range(trials):
+        platform = OmsPlatform(folder / str(trial), variables, workers)
+        try:
+            platform.start()
+            return platform
+        except PartFailed as failed:
+            if "address already in use" not in str(failed) or trial == trials - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
 _running: list[OmsPlatform] = []
 
 
@@ -182,8 +198,7 @@ def shared_platform() -> Iterator[OmsPlatform]:
     """One platform for all tests of a run; the last user's exit stops it."""
     if not _running:
         with tempfile.TemporaryDirectory(prefix="oms-", ignore_cleanup_errors=True) as folder:
-            platform = OmsPlatform(Path(folder))
-            platform.start()
+            platform = started(Path(folder))
             _running.append(platform)
             try:
                 yield platform
