@@ -30,7 +30,7 @@ BATCHES_PENDING: Final = 8
 """Batches that may be unacknowledged over all workers."""
 INTERVALS_UNTIL_AGAIN: Final = 3
 """Flush intervals after which an unacknowledged message is delivered again."""
-LEAST_ACK_WAIT_SEC: Final = 30.0
+LEAST_ACK_WAIT_SEC: Final = 10.0
 """Time that one batch may take to be written, when the flush interval is short."""
 RETRY_FIRST_SEC: Final = 0.2
 RETRY_LAST_SEC: Final = 2.0

@@ -19,13 +19,12 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 async def insert_rows(pool: QuestdbPool, table: Table, rows: Sequence[Row]) -> None:
     """Inserts `rows` (values in the order of the table's columns); returns when QuestDB has committed them.
 
-    Not one transaction: after an error some rows may be there, the first ones. Repeating is harmless, since
-    the table replaces a row by its keys. Raises `psycopg.Error`, `OSError`, or `TimeoutError` after the
-    pool's timeout.
+    One transaction, hence one commit, whatever the number of rows: all of them are there, or none. When the
+    answer to the commit was lost, that is open; repeating is harmless, since the table replaces a row by its
+    keys. Raises `psycopg.Error`, `OSError`, or `TimeoutError` after the pool's timeout.
     """
     statement = table.insert()
-    async with pool.connection() as connection:
-        cursor = connection.cursor()
+    async with pool.connection() as connection, connection.transaction(), connection.cursor() as cursor:
         for start in range(0, len(rows), CHUNK_ROWS):
             await cursor.executemany(statement, rows[start : start + CHUNK_ROWS])
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import psycopg
 import pytest
+from nats.js.errors import NotFoundError
 
 from services.questdb.fill_store import DURABLE, FillStore
 from services.questdb.queries import count_fills, wait_applied
@@ -189,9 +190,10 @@ async def test_a_stopped_store_gives_back_what_it_could_not_write(
         task = asyncio.create_task(store.run())
 
         async def delivered() -> bool:
-            if DURABLE not in [info.name for info in await client.jetstream().consumers_info(EXECUTIONS)]:
+            try:
+                info = await client.jetstream().consumer_info(EXECUTIONS, DURABLE)
+            except NotFoundError:
                 return False
-            info = await client.jetstream().consumer_info(EXECUTIONS, DURABLE)
             return bool(info.num_ack_pending == 10)
 
         await eventually(delivered)
@@ -200,8 +202,8 @@ async def test_a_stopped_store_gives_back_what_it_could_not_write(
         await empty_questdb.until_healthy()
         store = store_of(client, publisher, pool)
         task = asyncio.create_task(store.run())
-        # Well before the 30 s after which an unanswered message would come again.
-        await eventually(lambda: stored(pool, account, 10), within_sec=10)
+        # Well before the 10 s after which an unanswered message would come again.
+        await eventually(lambda: stored(pool, account, 10), within_sec=7)
         await stopped(store, task)
 
 
@@ -221,7 +223,10 @@ async def test_a_store_that_died_unacknowledged_is_repeated_without_doubles(
         task = asyncio.create_task(store.run())
 
         async def again() -> bool:
-            info = await client.jetstream().consumer_info(EXECUTIONS, DURABLE)
+            try:
+                info = await client.jetstream().consumer_info(EXECUTIONS, DURABLE)
+            except NotFoundError:
+                return False  # the store has not made it again yet
             delivered = 0 if info.delivered is None else info.delivered.stream_seq
             return info.num_ack_pending == 0 and delivered == 20
 
