@@ -30,7 +30,7 @@ SILENCE_SEC: Final = 3.0
 RETRY_SEC: Final = 0.25
 _REQUEST_SEC: Final = 30.0
 _INACTIVE_SEC: Final = 60.0
-_API_TIMEOUT_SEC: Final = 2.0
+_API_TIMEOUT_SEC: Final = 5.0
 _NANOSECONDS: Final = 1_000_000_000
 
 _log = get_logger("runtime.journal_reader")
@@ -81,6 +81,7 @@ class StreamReader:
         self._wake = asyncio.Event()
         self._consumer: _Consumer | None = None
         self._restarts = -1
+        self._told = ""
         self._closed = False
 
     @property
@@ -96,6 +97,11 @@ class StreamReader:
         Known from the first list on; before it, 0.
         """
         return self._pending + len(self._arrived)
+
+    @property
+    def live(self) -> bool:
+        """Whether the server is sending what it has; False while a consumer has to be made. For health."""
+        return self._consumer is not None and self._consumer.asked and not self._consumer.broken
 
     @property
     def restarts(self) -> int:
@@ -153,9 +159,14 @@ class StreamReader:
 
     async def _open(self, previous: "_Consumer | None") -> None:
         if previous is not None:
-            _log.info(
-                "stream reader restarts", stream=self._stream, after=self._received, reason=previous.broken
-            )
+            if previous.broken != self._told:
+                self._told = previous.broken
+                _log.warning(
+                    "stream reader restarts",
+                    stream=self._stream,
+                    after=self._received,
+                    reason=previous.broken,
+                )
             await previous.drop()
         consumer = self._consumer = _Consumer(self._client, self._stream, self)
         try:
@@ -167,6 +178,7 @@ class StreamReader:
             await asyncio.sleep(RETRY_SEC)
         else:
             self._restarts += 1
+            self._told = ""
 
     def _on_message(self, message: Message, pending: int) -> None:
         self._received = message.sequence
@@ -222,6 +234,11 @@ class _Consumer:
         info = await js.add_consumer(self._stream, config)
         self._name = info.name
         self._last_sign = self._loop.time()
+
+    @property
+    def asked(self) -> bool:
+        """Whether it was made and asked for messages."""
+        return self._requests > 0
 
     async def request(self, count: int) -> None:
         """Asks for `count` messages more, once that is half a window, so that requests stay rare."""

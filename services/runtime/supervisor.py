@@ -14,6 +14,7 @@ The process that is started is the supervisor. It
 import argparse
 import contextlib
 import os
+import resource
 import selectors
 import shutil
 import signal
@@ -115,6 +116,7 @@ class Supervisor:
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(flush_logs)
             self._take_signals()
+            _allow_many_files()
             try:
                 ports.check_free(self._claims)
             except ports.PortTaken as error:
@@ -288,6 +290,13 @@ class Supervisor:
 
     def _worker_claims(self) -> list[ports.PortClaim]:
         return [claim for claim in self._claims if claim.key != ports.METRICS_KEY]
+
+
+def _allow_many_files() -> None:
+    """Every connection is a file, and the usual soft limit of 1,024 is below a burst; the workers inherit
+    it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _drain(descriptor: int) -> tuple[bytes, bool]:

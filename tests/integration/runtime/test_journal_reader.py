@@ -38,11 +38,6 @@ async def fill(publisher: Publisher, stream: str, first: int, count: int, subjec
         )
 
 
-def asked(reader: StreamReader) -> bool:
-    """Whether the reader waits for messages that the server knows it wants."""
-    return reader._consumer is not None and reader._consumer.outstanding > 0
-
-
 async def restart(server: NatsServer, client: NatsClient) -> None:
     """Kills the server and starts it again; returns when the client is back."""
     before = client.stats["reconnects"]
@@ -308,7 +303,7 @@ async def test_a_lost_message_is_noticed_and_read_again(
             reader._consumer._sequence -= 1
             await fill(publisher, stream, 10, 10)
         await eventually(lambda before=before: reader.restarts > before)  # type: ignore[misc]
-        await eventually(lambda: asked(reader))
+        await eventually(lambda: reader.live)
     await collector.count(20)
     assert await collector.end() == list(range(20))
 
@@ -350,13 +345,17 @@ async def test_a_reader_waits_for_a_server_that_is_away_when_it_starts(
     await fill(publisher, stream, 0, 10)
     client = await open_nats(nats_server.url, "test")
     nats_server.kill()
+    await eventually(lambda: not client.is_connected)
     collector = Collector(StreamReader(client, stream))
     reader = collector.reader
     await eventually(lambda: reader._consumer is not None and reader._consumer.broken != "")
+    assert not reader.live
     nats_server.start()
     nats_server.wait_healthy()
     await collector.count(10)
+    assert collector.reader.live
     assert await collector.end() == list(range(10))
+    assert not reader.live
     await client.close()
 
 

@@ -7,6 +7,7 @@ from nats.js.api import StorageType, StreamConfig
 
 from services.ledger.partition import partition_of
 from services.runtime.connections import NatsClient, open_nats
+from services.runtime.journal_reader import StreamReader
 from services.runtime.local_stack import NatsServer
 from services.runtime.publisher import Publisher
 from services.runtime.streams import (
@@ -62,6 +63,26 @@ async def test_executions_are_stored_under_the_partition_that_the_ledger_compute
             ack = await publisher.publish(f"{kind}.{account}", b"{}", f"{kind}{account}")
             stored = await js.get_msg(EXECUTIONS, ack.sequence)
             assert stored.subject == f"{partition_of(account)}.{kind}.{account}"
+    await publisher.close()
+
+
+async def test_the_owner_of_a_partition_reads_its_reports_alone_and_in_order(client: NatsClient) -> None:
+    await ensure_streams(client.jetstream(), (EXECUTIONS,))
+    publisher = Publisher(client)
+    await publisher.start()
+    accounts = [f"account_{number}" for number in range(32)]
+    mine = partition_of(accounts[0])
+    for number, account in enumerate(accounts * 3):
+        kind = "fills" if number % 2 else "executions"
+        await publisher.publish(f"{kind}.{account}", b"%d" % number, f"id-{number}")
+    expected = [number for number, account in enumerate(accounts * 3) if partition_of(account) == mine]
+    read: list[int] = []
+    async with StreamReader(client, EXECUTIONS, subjects=(f"{mine}.>",)) as reader:
+        async for batch in reader.batches():
+            read += [int(message.data) for message in batch]
+            if len(read) >= len(expected):
+                break
+    assert read == expected
     await publisher.close()
 
 

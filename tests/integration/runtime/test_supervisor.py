@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -143,6 +144,23 @@ def test_a_worker_runs_on_uvloop_with_exact_decimals(service: Make) -> None:
     assert answer["pid"] != one.pid
     assert (answer["index"], answer["precision"], answer["loop"]) == (0, 96, "uvloop")
     assert one.terminate() == 0
+
+
+def test_workers_may_open_as_many_files_as_the_system_allows(tmp_path: Path) -> None:
+    one = Service(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
+    try:
+        one.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    try:
+        one.ready()
+        (pid,) = one.worker_pids()
+        assert psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE) == (hard, hard)
+        assert one.terminate() == 0
+    finally:
+        one.end()
 
 
 def test_several_workers_share_the_ports_and_each_gets_connections(service: Make) -> None:
