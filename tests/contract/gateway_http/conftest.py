@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import grpc
 import httpx
 import pytest
+import pytest_asyncio
 
 from gateway_http import Binding, Gateway, create_app, local, remote
 from services.runtime.http_server import serve
-from tests.contract.gateway_http.servicers import OrderServicer, RiskServicer
+from tests.contract.gateway_http.servicers import OrderServicer, RiskServicer, order_servicer, risk_servicer
 from trade2026.oms.v1 import order_service_pb2, order_service_pb2_grpc
 from trade2026.risk.v1 import risk_service_pb2, risk_service_pb2_grpc
 
@@ -31,27 +32,43 @@ class Served:
     orders: OrderServicer
     remote: bool
 
+    def fresh(self) -> Served:
+        """Without a trace of earlier tests."""
+        self.risk.forget()
+        self.orders.forget()
+        return self
 
-@pytest.fixture(params=["in_process", "remote"])
-async def served(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
-    """Every test that takes it runs against both targets."""
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["in_process", "remote"])
+async def _served(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
     async with serving(through_grpc=request.param == "remote") as one:
         yield one
 
 
-@pytest.fixture
-async def in_process() -> AsyncIterator[Served]:
-    """For what does not depend on the target."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def _in_process() -> AsyncIterator[Served]:
     async with serving(through_grpc=False) as one:
         yield one
 
 
+@pytest.fixture
+def served(_served: Served) -> Served:
+    """Every test that takes it runs against both targets. One server a module, forgetful between tests."""
+    return _served.fresh()
+
+
+@pytest.fixture
+def in_process(_in_process: Served) -> Served:
+    """For what does not depend on the target. One server a module, forgetful between tests."""
+    return _in_process.fresh()
+
+
 @asynccontextmanager
 async def serving(*, through_grpc: bool) -> AsyncIterator[Served]:
-    risk, orders = RiskServicer(), OrderServicer()
+    risk, orders = risk_servicer(), order_servicer()
     server = grpc.aio.server()
-    risk_service_pb2_grpc.add_RiskServiceServicer_to_server(risk, server)  # type: ignore[no-untyped-call]
-    order_service_pb2_grpc.add_OrderServiceServicer_to_server(orders, server)  # type: ignore[no-untyped-call]
+    risk_service_pb2_grpc.add_RiskServiceServicer_to_server(risk, server)
+    order_service_pb2_grpc.add_OrderServiceServicer_to_server(orders, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

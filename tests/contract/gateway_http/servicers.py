@@ -11,8 +11,10 @@ import grpc
 from services.runtime.errors import ResourceExhausted
 from trade2026.oms.v1 import order_pb2, order_service_pb2_grpc
 from trade2026.risk.v1 import risk_pb2, risk_service_pb2_grpc
+from trade2026.type.v1.order_pb2 import TRADING_STATE_ACTIVE
 
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
+Events = Callable[[Any, Any], AsyncIterator[Any]]
 
 
 class Bound:
@@ -33,6 +35,13 @@ class Recorded:
         self.metadata: list[dict[str, Any]] = []
         self.behaviour: Behaviour | None = None
         """Takes the place of the next answers."""
+        self.streams_ended = asyncio.Event()
+        """Set when a stream's generator has run its `finally`."""
+        self.events: Events | None = None
+        """Takes the place of the next streams."""
+
+    def forget(self) -> None:
+        Recorded.__init__(self)
 
     async def answer(self, request: Any, context: Any, otherwise: Any) -> Any:
         self.requests.append(request)
@@ -60,18 +69,17 @@ class RiskServicer(risk_service_pb2_grpc.RiskServiceServicer, Recorded):
         return await self.answer(request, context, risk_pb2.UpdateLimitsResponse(account=request.account))
 
     async def GetTradingState(self, request: Any, context: Any) -> Any:
-        return await self.answer(request, context, risk_pb2.GetTradingStateResponse(state=1, epoch=3))
+        return await self.answer(
+            request, context, risk_pb2.GetTradingStateResponse(state=TRADING_STATE_ACTIVE, epoch=3)
+        )
 
 
 class OrderServicer(order_service_pb2_grpc.OrderServiceServicer, Recorded):
     def __init__(self) -> None:
         Recorded.__init__(self)
-        self.streams_ended = asyncio.Event()
-        """Set when a stream's generator has run its `finally`."""
-        self.events: Callable[[Any, Any], AsyncIterator[Any]] | None = None
 
     async def SubmitOrder(self, request: Any, context: Any) -> Any:
-        response = order_pb2.SubmitOrderResponse(status=1, order_id="a-1")  # type: ignore[arg-type]
+        response = order_pb2.SubmitOrderResponse(status=order_pb2.SUBMIT_STATUS_SUBMITTED, order_id="a-1")
         return await self.answer(request, context, response)
 
     async def BatchSubmitOrders(self, request: Any, context: Any) -> Any:
@@ -109,6 +117,20 @@ class OrderServicer(order_service_pb2_grpc.OrderServiceServicer, Recorded):
                 yield event
         finally:
             self.streams_ended.set()
+
+
+def risk_servicer() -> RiskServicer:
+    """The servicers leave out methods on purpose, which their bases call abstract."""
+    kind: Any = RiskServicer
+    servicer: RiskServicer = kind()
+    return servicer
+
+
+def order_servicer() -> OrderServicer:
+    """See `risk_servicer`."""
+    kind: Any = OrderServicer
+    servicer: OrderServicer = kind()
+    return servicer
 
 
 async def numbered(request: Any, _: Any) -> AsyncIterator[Any]:

@@ -12,6 +12,8 @@ import pytest
 from gateway_http.endpoints import MAX_BATCH_BYTES, MAX_BODY_BYTES, MAX_DISCARDED_BYTES
 from tests.contract.gateway_http.conftest import Served
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 
 def violation(answer: httpx.Response) -> str:
     """The field that a 400 names; checks the whole shape on the way."""

@@ -13,6 +13,8 @@ from trade2026.type.v1 import order_pb2 as types
 
 EXAMPLE = '{"account":"test_account","symbol":"BTCUSDT","side":"buy","quantity":0.1,"price":45000.0}'
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 
 async def test_the_published_check_is_answered_as_published(served: Served) -> None:
     answer = await served.client.post("/check", content=EXAMPLE)
@@ -24,8 +26,8 @@ async def test_the_published_check_is_answered_as_published(served: Served) -> N
             account="test_account",
             symbol="BTCUSDT",
             side=types.SIDE_BUY,
-            quantity={"value": "0.1"},  # type: ignore[arg-type]
-            price={"value": "45000.0"},  # type: ignore[arg-type]
+            quantity={"value": "0.1"},
+            price={"value": "45000.0"},
         )
     ]
 

@@ -11,10 +11,12 @@ import pytest
 from gateway_http import create_app, local
 from services.runtime.http_server import serve
 from tests.contract.gateway_http.conftest import ORDERS, RISK, Served
-from tests.contract.gateway_http.servicers import Bound, OrderServicer, RiskServicer
+from tests.contract.gateway_http.servicers import Bound, order_servicer, risk_servicer
 from trade2026.risk.v1 import risk_pb2
 
 CALL = b"POST /check HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}"
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 class Slow:
@@ -51,7 +53,7 @@ async def test_a_client_that_leaves_does_not_interrupt_its_call(served: Served) 
 
 
 async def test_a_server_that_cancels_its_handler_does_not_interrupt_the_call() -> None:
-    servicer, slow = RiskServicer(), Slow()
+    servicer, slow = risk_servicer(), Slow()
     servicer.behaviour = slow
     app = create_app([local(RISK, servicer)], title="test", health=lambda: (200, {}))
 
@@ -74,7 +76,7 @@ async def test_a_server_that_cancels_its_handler_does_not_interrupt_the_call() -
 
 @pytest.mark.parametrize("path", ["/check", "/accounts/a/limits"])
 async def test_a_cancelled_handler_leaves_nothing_counted(path: str) -> None:
-    servicer, slow, bound = RiskServicer(), Slow(), Bound(10)
+    servicer, slow, bound = risk_servicer(), Slow(), Bound(10)
     servicer.behaviour = slow
     app = create_app([local(RISK, servicer)], title="test", health=lambda: (200, {}), admission=bound)
 
@@ -101,7 +103,7 @@ async def test_a_cancelled_handler_leaves_nothing_counted(path: str) -> None:
 
 
 async def test_a_stop_waits_for_running_calls_and_takes_no_new_ones() -> None:
-    servicer, slow = RiskServicer(), Slow()
+    servicer, slow = risk_servicer(), Slow()
     servicer.behaviour = slow
     app = create_app([local(RISK, servicer)], title="test", health=lambda: (503, {"status": "unhealthy"}))
     http = await serve(app, "127.0.0.1", 0)
@@ -121,7 +123,7 @@ async def test_a_stop_waits_for_running_calls_and_takes_no_new_ones() -> None:
 
 
 async def test_a_stop_gives_up_after_its_grace() -> None:
-    servicer, slow = RiskServicer(), Slow()
+    servicer, slow = risk_servicer(), Slow()
     servicer.behaviour = slow
     app = create_app([local(RISK, servicer)], title="test", health=lambda: (200, {}))
     http = await serve(app, "127.0.0.1", 0, grace_sec=1)
@@ -135,7 +137,7 @@ async def test_a_stop_gives_up_after_its_grace() -> None:
 
 
 async def test_a_stop_ends_the_streams() -> None:
-    servicer = OrderServicer()
+    servicer = order_servicer()
 
     async def silent(_: Any, __: Any) -> Any:
         await asyncio.Event().wait()

@@ -28,10 +28,12 @@ from services.runtime.errors import (
 from services.runtime.http_server import serve
 from services.runtime.rpc_status import DETAILS_KEY, abort_with, status_of
 from tests.contract.gateway_http.conftest import RISK, Served
-from tests.contract.gateway_http.servicers import Bound, RiskServicer
+from tests.contract.gateway_http.servicers import Bound, risk_servicer
 from trade2026.risk.v1 import risk_pb2, risk_service_pb2_grpc
 
 SECRET = "password=hunter2"
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 def fails_with(error: Exception) -> Any:
@@ -197,10 +199,10 @@ async def test_a_remote_call_that_takes_too_long_is_a_deadline() -> None:
     async def never(_: Any, __: Any) -> Any:
         await asyncio.Event().wait()
 
-    servicer = RiskServicer()
+    servicer = risk_servicer()
     servicer.behaviour = never
     server = grpc.aio.server()
-    risk_service_pb2_grpc.add_RiskServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    risk_service_pb2_grpc.add_RiskServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -214,7 +216,7 @@ async def test_a_remote_call_that_takes_too_long_is_a_deadline() -> None:
 
 
 async def test_a_call_over_the_bound_is_refused_and_the_bound_is_given_back() -> None:
-    servicer, bound, release = RiskServicer(), Bound(1), asyncio.Event()
+    servicer, bound, release = risk_servicer(), Bound(1), asyncio.Event()
 
     async def waiting(_: Any, __: Any) -> Any:
         await release.wait()

@@ -17,8 +17,10 @@ from gateway_http.http_rules import rules_of
 from gateway_http.request_binding import RequestBinding
 from gateway_http.targets import local
 from tests.contract.gateway_http.conftest import ORDERS, Served
-from tests.contract.gateway_http.servicers import OrderServicer, event
+from tests.contract.gateway_http.servicers import event, order_servicer
 from trade2026.oms.v1 import order_service_pb2_grpc
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 def parse(text: str) -> list[dict[str, str]]:
@@ -142,7 +144,7 @@ async def test_headers_are_metadata_of_the_stream(served: Served) -> None:
 
 
 async def test_a_method_that_the_servicer_lacks_is_unimplemented(in_process: Served) -> None:
-    base = order_service_pb2_grpc.OrderServiceServicer
+    base: Any = order_service_pb2_grpc.OrderServiceServicer
     in_process.orders.events = lambda request, context: base.StreamExecutions(
         in_process.orders, request, context
     )
@@ -151,7 +153,7 @@ async def test_a_method_that_the_servicer_lacks_is_unimplemented(in_process: Ser
 
 
 async def test_a_client_that_takes_nothing_is_given_up() -> None:
-    servicer = OrderServicer()
+    servicer = order_servicer()
 
     async def endless(_: Any, __: Any) -> AsyncIterator[Any]:
         number = 0

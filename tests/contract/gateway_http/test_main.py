@@ -15,7 +15,7 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from gateway_http.__main__ import _arguments
-from tests.contract.gateway_http.servicers import OrderServicer, RiskServicer
+from tests.contract.gateway_http.servicers import order_servicer, risk_servicer
 from tests.support import eventually
 from trade2026.oms.v1 import order_service_pb2_grpc
 from trade2026.risk.v1 import risk_service_pb2_grpc
@@ -33,8 +33,11 @@ async def running(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Pro
             async for line in process.stdout:
                 record = json.loads(line)
                 if record["message"] == "gateway ready":
+                    port = record["port"]
                     break
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{record['port']}", timeout=10) as client:
+            else:
+                raise AssertionError("the process ended before it was ready")
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
             yield process, client
     finally:
         if process.returncode is None:
@@ -43,10 +46,10 @@ async def running(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Pro
 
 
 async def test_it_serves_both_services_and_follows_the_health_of_its_target() -> None:
-    risk, orders, board = RiskServicer(), OrderServicer(), health.aio.HealthServicer()
+    risk, orders, board = risk_servicer(), order_servicer(), health.aio.HealthServicer()
     server = grpc.aio.server()
-    risk_service_pb2_grpc.add_RiskServiceServicer_to_server(risk, server)  # type: ignore[no-untyped-call]
-    order_service_pb2_grpc.add_OrderServiceServicer_to_server(orders, server)  # type: ignore[no-untyped-call]
+    risk_service_pb2_grpc.add_RiskServiceServicer_to_server(risk, server)
+    order_service_pb2_grpc.add_OrderServiceServicer_to_server(orders, server)
     health_pb2_grpc.add_HealthServicer_to_server(board, server)
     await board.set("", health_pb2.HealthCheckResponse.SERVING)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -6,11 +6,11 @@ import httpx
 import pytest
 
 from gateway_http import create_app, local
-from gateway_http.codec import UnsupportedType
 from services.runtime.http_server import serve
 from tests.contract.gateway_http.conftest import RISK, Served
-from tests.contract.gateway_http.servicers import RiskServicer
-from tests.unit.gateway_http.example_contract import method, service
+from tests.contract.gateway_http.servicers import risk_servicer
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def test_health_is_what_the_caller_says() -> None:
@@ -20,7 +20,7 @@ async def test_health_is_what_the_caller_says() -> None:
         (503, {"status": "unhealthy", "missing": ["valkey"]}),
     ]
     current = answers[0]
-    app = create_app([local(RISK, RiskServicer())], title="test", health=lambda: current)
+    app = create_app([local(RISK, risk_servicer())], title="test", health=lambda: current)
     http = await serve(app, "127.0.0.1", 0)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{http.port}") as client:
         for current in answers:
@@ -50,28 +50,3 @@ async def test_every_path_of_the_document_is_served(in_process: Served) -> None:
         for verb in item:
             answer = await in_process.client.request(verb.upper(), concrete)
             assert answer.status_code not in (404, 405), (verb, path)
-
-
-def test_contradicting_annotations_are_refused_at_the_start() -> None:
-    twice = service(method("One", {"get": "/a/{parent}"}), method("Two", {"get": "/a/{parent=*}"}))
-    with pytest.raises(ValueError, match="bound twice"):
-        create_app([local(twice, _Anything())], title="test", health=lambda: (200, {}))
-
-
-@pytest.mark.parametrize("http", [{"get": "/{other}"}, {"get": "/a", "response_body": "other"}])
-def test_an_annotation_that_names_no_field_is_refused_at_the_start(http: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="no"):
-        create_app([local(service(method("Get", http)), _Anything())], title="test", health=lambda: (200, {}))
-
-
-def test_a_binary_float_is_refused_at_the_start() -> None:
-    floating = service(method("Get", {"get": "/a"}, response="Floating"))
-    with pytest.raises(UnsupportedType, match=r"Floating\.value is a binary float"):
-        create_app([local(floating, _Anything())], title="test", health=lambda: (200, {}))
-
-
-class _Anything:
-    """A servicer of whatever is asked of it."""
-
-    def __getattr__(self, name: str) -> object:
-        return lambda request, context: None

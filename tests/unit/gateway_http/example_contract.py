@@ -10,11 +10,19 @@ _FIELD = descriptor_pb2.FieldDescriptorProto
 PACKAGE = "example.v1"
 
 
-def method(name: str, http: dict[str, Any] | None, request: str = "Request", response: str = "Thing") -> Any:
+def method(
+    name: str,
+    http: dict[str, Any] | None,
+    request: str = "Request",
+    response: str = "Thing",
+    idempotency_level: int = 0,
+) -> Any:
     """An rpc; `http` are the fields of its `google.api.HttpRule`."""
-    rpc = descriptor_pb2.MethodDescriptorProto(
+    rpc: Any = descriptor_pb2.MethodDescriptorProto(
         name=name, input_type=f".{PACKAGE}.{request}", output_type=f".{PACKAGE}.{response}"
     )
+    if idempotency_level:
+        rpc.options.idempotency_level = idempotency_level
     if http is not None:
         rule = rpc.options.Extensions[annotations_pb2.http]
         for key, value in http.items():
@@ -66,9 +74,9 @@ def service(*methods: Any) -> ServiceDescriptor:
     return pool.FindServiceByName(f"{PACKAGE}.ExampleService")
 
 
-def only_method(name: str, http: dict[str, Any] | None, **types: str) -> MethodDescriptor:
+def only_method(name: str, http: dict[str, Any] | None, **options: Any) -> MethodDescriptor:
     """The one method of a service."""
-    return service(method(name, http, **types)).methods[0]
+    return service(method(name, http, **options)).methods[0]
 
 
 def _field(message: Any, name: str, kind: Any, type_name: str = "", *, repeated: bool = False) -> None:
