@@ -26,7 +26,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from trade2026.risk.v1 import risk_pb2 as trade2026_dot_risk_dot_v1_dot_risk__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$trade2026/risk/v1/risk_service.proto\x12\x11trade2026.risk.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1ctrade2026/risk/v1/risk.proto2\x9e\t\n\x0bRiskService\x12]\n\x05\x43heck\x12\x1f.trade2026.risk.v1.CheckRequest\x1a .trade2026.risk.v1.CheckResponse\"\x11\x82\xd3\xe4\x93\x02\x0b\"\x06/check:\x01*\x12r\n\nBatchCheck\x12$.trade2026.risk.v1.BatchCheckRequest\x1a%.trade2026.risk.v1.BatchCheckResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/check:batch:\x01*\x12P\n\x07Reserve\x12!.trade2026.risk.v1.ReserveRequest\x1a\".trade2026.risk.v1.ReserveResponse\x12_\n\x0c\x42\x61tchReserve\x12&.trade2026.risk.v1.BatchReserveRequest\x1a\'.trade2026.risk.v1.BatchReserveResponse\x12\x87\x01\n\x0eGetAccountRisk\x12(.trade2026.risk.v1.GetAccountRiskRequest\x1a).trade2026.risk.v1.GetAccountRiskResponse\" \x82\xd3\xe4\x93\x02\x1a\x12\x18/accounts/{account}/risk\x12z\n\tGetLimits\x12#.trade2026.risk.v1.GetLimitsRequest\x1a$.trade2026.risk.v1.GetLimitsResponse\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/accounts/{account}/limits\x12\x86\x01\n\x0cUpdateLimits\x12&.trade2026.risk.v1.UpdateLimitsRequest\x1a\'.trade2026.risk.v1.UpdateLimitsResponse\"%\x82\xd3\xe4\x93\x02\x1f\x32\x1a/accounts/{account}/limits:\x01*\x12\x7f\n\x0fGetTradingState\x12).trade2026.risk.v1.GetTradingStateRequest\x1a*.trade2026.risk.v1.GetTradingStateResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/tradingState\x12\x82\x01\n\x0fSetTradingState\x12).trade2026.risk.v1.SetTradingStateRequest\x1a*.trade2026.risk.v1.SetTradingStateResponse\"\x18\x82\xd3\xe4\x93\x02\x12\"\r/tradingState:\x01*\x12t\n\x0eGetServiceInfo\x12(.trade2026.risk.v1.GetServiceInfoRequest\x1a).trade2026.risk.v1.GetServiceInfoResponse\"\r\x82\xd3\xe4\x93\x02\x07\x12\x05/infob\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$trade2026/risk/v1/risk_service.proto\x12\x11trade2026.risk.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1ctrade2026/risk/v1/risk.proto2\xa4\t\n\x0bRiskService\x12`\n\x05\x43heck\x12\x1f.trade2026.risk.v1.CheckRequest\x1a .trade2026.risk.v1.CheckResponse\"\x14\x90\x02\x01\x82\xd3\xe4\x93\x02\x0b\"\x06/check:\x01*\x12u\n\nBatchCheck\x12$.trade2026.risk.v1.BatchCheckRequest\x1a%.trade2026.risk.v1.BatchCheckResponse\"\x1a\x90\x02\x01\x82\xd3\xe4\x93\x02\x11\"\x0c/check:batch:\x01*\x12P\n\x07Reserve\x12!.trade2026.risk.v1.ReserveRequest\x1a\".trade2026.risk.v1.ReserveResponse\x12_\n\x0c\x42\x61tchReserve\x12&.trade2026.risk.v1.BatchReserveRequest\x1a\'.trade2026.risk.v1.BatchReserveResponse\x12\x87\x01\n\x0eGetAccountRisk\x12(.trade2026.risk.v1.GetAccountRiskRequest\x1a).trade2026.risk.v1.GetAccountRiskResponse\" \x82\xd3\xe4\x93\x02\x1a\x12\x18/accounts/{account}/risk\x12z\n\tGetLimits\x12#.trade2026.risk.v1.GetLimitsRequest\x1a$.trade2026.risk.v1.GetLimitsResponse\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/accounts/{account}/limits\x12\x86\x01\n\x0cUpdateLimits\x12&.trade2026.risk.v1.UpdateLimitsRequest\x1a\'.trade2026.risk.v1.UpdateLimitsResponse\"%\x82\xd3\xe4\x93\x02\x1f\x32\x1a/accounts/{account}/limits:\x01*\x12\x7f\n\x0fGetTradingState\x12).trade2026.risk.v1.GetTradingStateRequest\x1a*.trade2026.risk.v1.GetTradingStateResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/tradingState\x12\x82\x01\n\x0fSetTradingState\x12).trade2026.risk.v1.SetTradingStateRequest\x1a*.trade2026.risk.v1.SetTradingStateResponse\"\x18\x82\xd3\xe4\x93\x02\x12\"\r/tradingState:\x01*\x12t\n\x0eGetServiceInfo\x12(.trade2026.risk.v1.GetServiceInfoRequest\x1a).trade2026.risk.v1.GetServiceInfoResponse\"\r\x82\xd3\xe4\x93\x02\x07\x12\x05/infob\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,9 +34,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'trade2026.risk.v1.risk_serv
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RISKSERVICE'].methods_by_name['Check']._loaded_options = None
-  _globals['_RISKSERVICE'].methods_by_name['Check']._serialized_options = b'\202\323\344\223\002\013\"\006/check:\001*'
+  _globals['_RISKSERVICE'].methods_by_name['Check']._serialized_options = b'\220\002\001\202\323\344\223\002\013\"\006/check:\001*'
   _globals['_RISKSERVICE'].methods_by_name['BatchCheck']._loaded_options = None
-  _globals['_RISKSERVICE'].methods_by_name['BatchCheck']._serialized_options = b'\202\323\344\223\002\021\"\014/check:batch:\001*'
+  _globals['_RISKSERVICE'].methods_by_name['BatchCheck']._serialized_options = b'\220\002\001\202\323\344\223\002\021\"\014/check:batch:\001*'
   _globals['_RISKSERVICE'].methods_by_name['GetAccountRisk']._loaded_options = None
   _globals['_RISKSERVICE'].methods_by_name['GetAccountRisk']._serialized_options = b'\202\323\344\223\002\032\022\030/accounts/{account}/risk'
   _globals['_RISKSERVICE'].methods_by_name['GetLimits']._loaded_options = None
@@ -50,5 +50,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RISKSERVICE'].methods_by_name['GetServiceInfo']._loaded_options = None
   _globals['_RISKSERVICE'].methods_by_name['GetServiceInfo']._serialized_options = b'\202\323\344\223\002\007\022\005/info'
   _globals['_RISKSERVICE']._serialized_start=120
-  _globals['_RISKSERVICE']._serialized_end=1302
+  _globals['_RISKSERVICE']._serialized_end=1308
 # @@protoc_insertion_point(module_scope)
