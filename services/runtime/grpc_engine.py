@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from services.runtime.errors import ResourceExhausted, ServiceError, Unimplemented
 from services.runtime.health import HealthBoard, Status
+from services.runtime.liveness import progress
 from services.runtime.rpc_status import abort_with
 from services.runtime.settings import ServiceSettings, SettingsError
 from services.runtime.telemetry import get_logger
@@ -196,6 +197,7 @@ def _guarded_unary(
     behaviour: Callable[[Any, Any], Awaitable[Any]], method: str, admission: Admission
 ) -> Callable[[Any, Any], Awaitable[Any]]:
     async def call(request: Any, context: Any) -> Any:
+        progress()
         if admission.in_flight >= admission.limit:
             await abort_with(context, admission.refusal())
         admission.in_flight += 1

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import uvicorn
 
+from services.runtime.liveness import progress
+
 BACKLOG: Final = 4096
 KEEP_ALIVE_SEC: Final = 75
 
@@ -54,7 +56,7 @@ async def serve(
     """
     listener = bind(host, port, reuse_port)
     config = uvicorn.Config(
-        app,
+        _counting_as_progress(app),
         http="httptools",
         loop="none",
         ws="none",
@@ -85,10 +87,18 @@ async def serve(
     return HttpServer(server, task, listener_port(listener, port), grace_sec)
 
 
+def _counting_as_progress(app: Any) -> Any:
+    async def begin(scope: Any, receive: Any, send: Any) -> None:
+        progress()
+        await app(scope, receive, send)
+
+    return begin
+
+
 def bind(host: str, port: int, reuse_port: bool) -> socket.socket:
     """A bound socket that does not listen yet. Raises `OSError` when the port is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if reuse_port:

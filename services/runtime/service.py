@@ -15,10 +15,6 @@ EXIT_FAILED: Final = 1
 """Exit code of a worker that met an error; the supervisor starts it again."""
 EXIT_SETTINGS: Final = 2
 """Exit code of a process whose settings are wrong; starting it again would not help."""
-BEAT: Final = b"."
-"""What a worker writes to its supervisor while its event loop runs."""
-READY_BEAT: Final = b"R"
-"""What it writes when it is ready."""
 
 _log = get_logger("runtime.service")
 

@@ -7,7 +7,9 @@ The process that is started is the supervisor. It
 3. serves `GET /metrics`, merged over the workers;
 4. starts `service.workers` processes (the same command with `--worker <index>`); they die with it;
 5. starts a dead worker again after 0.1 s, doubling up to 5 s; 30 s of life reset that;
-6. kills a worker whose event loop has been silent for 2 s, and starts it again;
+6. kills a worker whose event loop has been silent for 2 s (time in which the machine did not let it run is
+not
+   counted), and starts it again;
 7. on SIGTERM or SIGINT passes SIGTERM on, waits until the workers finished what they accepted, and exits 0.
 """
 
@@ -28,9 +30,10 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from services.runtime import ports
+from services.runtime.liveness import READY_BEAT
 from services.runtime.metrics import MULTIPROCESS_VARIABLE, WORKER_VARIABLE, drop_gauges
 from services.runtime.metrics_server import MetricsServer
-from services.runtime.service import EXIT_FAILED, EXIT_SETTINGS, READY_BEAT, ServiceDefinition
+from services.runtime.service import EXIT_FAILED, EXIT_SETTINGS, ServiceDefinition
 from services.runtime.settings import ServiceConfig, SettingsError, load_settings
 from services.runtime.telemetry import configure_logging, flush_logs, get_logger
 
@@ -84,6 +87,8 @@ class _Worker:
     pipe: int = -1
     started: float = 0.0
     last_beat: float = 0.0
+    starved: float = 0.0
+    """Seconds that it had waited for a processor in its life, at its last beat."""
     ready: bool = False
     backoff: float = 0.0
     start_at: float = 0.0
@@ -92,6 +97,17 @@ class _Worker:
     def allowed_silence(self, now: float) -> float:
         """Seconds without a beat after which it counts as hung."""
         return SILENCE_SEC if self.ready or now - self.started > START_SEC else START_SEC
+
+    def heard(self, now: float) -> None:
+        """Notes a sign of life."""
+        self.last_beat = now
+        self.starved = _waited_for_a_processor(self.process.pid) if self.process is not None else 0.0
+
+    def silence(self, now: float) -> float:
+        """Seconds since its last sign of life in which it could have given one."""
+        if self.process is None or now - self.last_beat <= SILENCE_SEC:
+            return now - self.last_beat
+        return now - self.last_beat - max(0.0, _waited_for_a_processor(self.process.pid) - self.starved)
 
 
 class Supervisor:
@@ -157,7 +173,7 @@ class Supervisor:
             if now - last_round > SILENCE_SEC / 2:
                 # This process did not run either (a suspended machine): the workers could not be heard.
                 for worker in self._workers:
-                    worker.last_beat = now
+                    worker.heard(now)
             last_round = now
             if self._signalled:
                 self._begin_stop("signal", now)
@@ -181,7 +197,7 @@ class Supervisor:
         if code is not None:
             self._bury(worker, worker.process.pid, code, now)
             return
-        silence = now - worker.last_beat
+        silence = worker.silence(now)
         if silence > worker.allowed_silence(now):
             _log.error(
                 "worker silent",
@@ -190,7 +206,7 @@ class Supervisor:
                 silent_sec=round(silence, 1),
             )
             worker.process.kill()
-            worker.last_beat = now
+            worker.heard(now)
         elif self._stop_at is not None and now > self._stop_at:
             _log.error("worker did not stop in time", worker_index=worker.index, pid=worker.process.pid)
             worker.process.kill()
@@ -225,7 +241,8 @@ class Supervisor:
             return
         finally:
             os.close(write)
-        worker.pipe, worker.started, worker.last_beat, worker.ready = read, now, now, False
+        worker.pipe, worker.started, worker.ready = read, now, False
+        worker.heard(now)
         worker.starts += 1
         self._selector.register(read, selectors.EVENT_READ, worker)
         _log.info("worker started", worker_index=worker.index, pid=worker.process.pid, starts=worker.starts)
@@ -233,7 +250,7 @@ class Supervisor:
     def _hear(self, worker: _Worker) -> None:
         beats, ended = _drain(worker.pipe)
         if beats:
-            worker.last_beat = time.monotonic()
+            worker.heard(time.monotonic())
             worker.ready = worker.ready or READY_BEAT in beats
         if ended:
             self._hang_up(worker)
@@ -290,6 +307,15 @@ class Supervisor:
 
     def _worker_claims(self) -> list[ports.PortClaim]:
         return [claim for claim in self._claims if claim.key != ports.METRICS_KEY]
+
+
+def _waited_for_a_processor(pid: int) -> float:
+    """Seconds that the process's main thread was ready to run and did not; 0 where the system does not
+    tell."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def _allow_many_files() -> None:

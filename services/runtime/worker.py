@@ -13,26 +13,18 @@ from typing import Any, Final
 import uvloop
 
 from services.ledger.numbers import install_context
+from services.runtime.liveness import Heart
 from services.runtime.metrics import fold
-from services.runtime.service import (
-    BEAT,
-    EXIT_FAILED,
-    EXIT_SETTINGS,
-    READY_BEAT,
-    ServiceDefinition,
-    WorkerContext,
-)
+from services.runtime.service import EXIT_FAILED, EXIT_SETTINGS, ServiceDefinition, WorkerContext
 from services.runtime.settings import ServiceConfig, SettingsError
 from services.runtime.supervisor import HEARTBEAT_VARIABLE, SUPERVISOR_VARIABLE
-from services.runtime.telemetry import configure_logging, flush_logs, get_logger, histogram
+from services.runtime.telemetry import configure_logging, flush_logs, get_logger
 
-HEARTBEAT_SEC: Final = 0.25
 _PR_SET_PDEATHSIG: Final = 1
 
 Entry = Callable[[WorkerContext[Any]], Coroutine[Any, Any, None]]
 
 _log = get_logger("runtime.worker")
-_lag = histogram("event_loop_lag_ms", "How late the event loop ran a timer that was due")
 
 
 def run_worker(definition: ServiceDefinition[Any], settings: ServiceConfig, index: int) -> int:
@@ -67,11 +59,17 @@ async def _work(entry: Entry, settings: ServiceConfig, index: int) -> int:
     loop.set_exception_handler(_unhandled)
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    heartbeat = _Heartbeat(loop)
+    heart = Heart(loop, int(os.environ.get(HEARTBEAT_VARIABLE, "-1")))
+
+    def ready() -> None:
+        _settle()
+        heart.ready()
+        _log.info("worker ready", pid=os.getpid())
+
     context: WorkerContext[Any] = WorkerContext(
-        settings, index, settings.service.workers, stop, on_ready=heartbeat.ready
+        settings, index, settings.service.workers, stop, on_ready=ready
     )
-    heartbeat.beat()
+    heart.start()
     try:
         await entry(context)
     finally:
@@ -92,43 +90,10 @@ def _unhandled(_loop: asyncio.AbstractEventLoop, details: dict[str, Any]) -> Non
     )
 
 
-class _Heartbeat:
-    """Writes a byte to the supervisor every 250 ms, from the event loop: silence means that the loop
-    hangs."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._due = loop.time()
-        self._pipe = int(os.environ.get(HEARTBEAT_VARIABLE, "-1"))
-        if self._pipe >= 0:
-            os.set_blocking(self._pipe, False)
-            os.set_inheritable(self._pipe, False)
-
-    def beat(self) -> None:
-        """Beats now and again every 250 ms; what the histograms gathered meanwhile is written along."""
-        now = self._loop.time()
-        _lag.observe(max(0.0, now - self._due) * 1000)
-        fold()
-        self._write(BEAT)
-        self._due = now + HEARTBEAT_SEC
-        self._loop.call_at(self._due, self.beat)
-
-    def ready(self) -> None:
-        """From now on the supervisor takes silence for a hung loop."""
-        # What lives now lives as long as the process: full collections need not visit it again.
-        gc.collect()
-        gc.freeze()
-        self._write(READY_BEAT)
-        _log.info("worker ready", pid=os.getpid())
-
-    def _write(self, beat: bytes) -> None:
-        if self._pipe >= 0:
-            try:
-                os.write(self._pipe, beat)
-            except BlockingIOError:
-                pass  # the supervisor is paused, and will find many beats
-            except BrokenPipeError:
-                self._pipe = -1  # it is gone, and this process goes with it
+def _settle() -> None:
+    """Takes what lives now out of the garbage collections: it lives as long as the process."""
+    gc.collect()
+    gc.freeze()
 
 
 def _die_with_supervisor() -> None:

@@ -106,6 +106,10 @@ def _app(context: WorkerContext[DemoConfig]) -> Starlette:
         time.sleep(60)  # noqa: ASYNC251 - it is to block
         return JSONResponse({})
 
+    async def spin(request: Request) -> JSONResponse:
+        time.sleep(0.03)  # noqa: ASYNC251 - it is to block
+        return JSONResponse({"pid": os.getpid()})
+
     async def fail(request: Request) -> JSONResponse:
         async def die() -> None:
             raise ValueError("boom")
@@ -119,6 +123,7 @@ def _app(context: WorkerContext[DemoConfig]) -> Starlette:
         return JSONResponse({"pid": os.getpid()})
 
     handlers: dict[str, Any] = {"pid": pid, "crash": crash, "block": block, "fail": fail, "slow": slow}
+    handlers["spin"] = spin
     return Starlette(routes=[Route(f"/{name}", handler) for name, handler in handlers.items()])
 
 

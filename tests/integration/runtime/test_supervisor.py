@@ -1,5 +1,6 @@
 """The supervisor with real worker processes: starts, deaths, hangs, stops."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -266,6 +267,20 @@ def test_a_worker_that_is_paused_is_killed_and_replaced(service: Make) -> None:
 def test_a_slow_start_is_not_taken_for_a_hung_loop(service: Make) -> None:
     one = service(DEMO__BLOCK_AT_START_SEC=2.5)
     one.ready()
+    assert not one.log("worker silent")
+    assert one.terminate() == 0
+
+
+async def test_a_burst_that_fills_one_round_of_the_loop_is_not_taken_for_a_hung_loop(service: Make) -> None:
+    one = service()
+    one.ready()
+    (pid,) = one.worker_pids()
+    limits = httpx.Limits(max_connections=200)
+    async with httpx.AsyncClient(limits=limits, timeout=START_SEC) as client:
+        url = f"http://127.0.0.1:{one.port}/spin"
+        answers = await asyncio.gather(*(client.get(url) for _ in range(200)))
+    # Six seconds of work that arrived at once, without an empty round of the loop for the timers.
+    assert {answer.json()["pid"] for answer in answers} == {pid}
     assert not one.log("worker silent")
     assert one.terminate() == 0
 
