@@ -56,7 +56,7 @@ class Platform(StackProcess):
             except (OSError, HTTPException, ValueError) as error:
                 said[name] = repr(error)
                 continue
-            if (status, answer) != (200, {"status": "healthy"}):
+            if (status, answer["status"]) != (200, "healthy"):
                 said[name] = answer
         return said
 
