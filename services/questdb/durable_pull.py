@@ -25,9 +25,11 @@ from services.runtime.telemetry import get_logger
 HEARTBEAT_SEC: Final = 1.0
 SILENCE_SEC: Final = 3.0
 EXPIRES_SEC: Final = 10.0
+LARGEST_PULL: Final = 200
+"""Messages asked for at once: the client library hands over what has arrived without giving way to others."""
 RETRY_SEC: Final = 0.25
 _API_TIMEOUT_SEC: Final = 2.0
-_YIELD_EVERY: Final = 100
+_YIELD_EVERY: Final = 50
 _HEARTBEAT_STATUS: Final = "100"
 
 _log = get_logger("questdb.durable_pull")
@@ -118,7 +120,7 @@ class DurablePull:
                 self._lost(f"silent for {SILENCE_SEC:g} s")
                 continue
             if self._outstanding <= 0:
-                await self._ask(size - len(self._arrived))
+                await self._ask(min(size - len(self._arrived), LARGEST_PULL))
             self._wake.clear()
             until = self._last_sign + SILENCE_SEC
             if self._arrived:

@@ -34,6 +34,7 @@ LEAST_ACK_WAIT_SEC: Final = 10.0
 """Time that one batch may take to be written, when the flush interval is short."""
 RETRY_FIRST_SEC: Final = 0.2
 RETRY_LAST_SEC: Final = 2.0
+_YIELD_EVERY: Final = 50
 
 _stored: Final = counter("fill_store_fills", "Fills committed to QuestDB, repeated ones included")
 _refused: Final = counter("fill_store_dead_letters", "Messages on fills.* that are no usable fill")
@@ -97,7 +98,7 @@ class FillStore:
                 good.append(message)
             except BadMessage as error:
                 bad.append((message, str(error)))
-            if count % 100 == 0:
+            if count % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
         if not rows or await self._written(rows):
             await pull.acknowledge(good)

@@ -5,9 +5,12 @@ the fold keeps the orders that are alive, and can take one up again from its sto
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
 
 from services.ledger import events as e
 from services.ledger.events import EVENT_TYPES, Event
@@ -24,8 +27,7 @@ _ENDS_OF_AMENDMENT: Final = frozenset({_NAMES[e.Replaced], _NAMES[e.ReplaceRejec
 _COLUMN: Final = {column.name: index for index, column in enumerate(ORDERS_LOG.columns)}
 
 
-@dataclass(frozen=True, slots=True)
-class LoggedOrder:
+class LoggedOrder(msgspec.Struct, frozen=True, gc=False):
     """An order as its logged events leave it."""
 
     order_id: str

@@ -32,6 +32,8 @@ from services.runtime.telemetry import get_logger
 DEAD_LETTER_SUBJECT: Final = "deadletter.ledger"
 BATCHES_WAITING: Final = 4
 """Batches of rows that may wait for QuestDB before reading pauses."""
+MESSAGES_AT_ONCE: Final = 100
+"""Messages read before other tasks have their turn."""
 RETRY_SEC: Final = 1.0
 
 _rows_stored: Final = counter(
@@ -147,7 +149,7 @@ class OrdersLogStore:
             )
             try:
                 async with reader:
-                    async for batch in reader.batches(self._batch_size):
+                    async for batch in reader.batches(MESSAGES_AT_ONCE):
                         await self._take(owned, batch)
             except StreamRegressed as error:
                 _log.error("LEDGER lost messages; its rows are read anew", error=str(error))
@@ -160,7 +162,7 @@ class OrdersLogStore:
         for message, several in commits:
             await self._room.wait()
             self._add(_entry(owned, message.sequence, several))
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)
 
     async def _decoded(self, message: Message) -> tuple[Commit, ...]:
         try:
@@ -180,12 +182,13 @@ class OrdersLogStore:
     def _add(self, entry: _Entry) -> None:
         if not self._entries:
             self._first_at = asyncio.get_running_loop().time()
+            self._arrived.set()
         self._entries.append(entry)
         self._waiting += len(entry.rows)
-        _waiting_rows.set(self._waiting)
-        if self._waiting >= BATCHES_WAITING * self._batch_size:
-            self._room.clear()
-        self._arrived.set()
+        if self._waiting >= self._batch_size:
+            self._arrived.set()
+            if self._waiting >= BATCHES_WAITING * self._batch_size:
+                self._room.clear()
 
     async def _write_always(self) -> None:
         while not self._stopping.is_set():
