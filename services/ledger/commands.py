@@ -31,7 +31,7 @@ class Refused:
 
 
 Assess: TypeAlias = Callable[[Account, Order], Approved | Refused]
-"""The checks as a pure function of the account *without* the order, and the order."""
+"""The checks as a pure function of the account *without* the order, and the order (its times are not set)."""
 
 
 @dataclass(frozen=True, slots=True)

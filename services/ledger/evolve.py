@@ -40,9 +40,8 @@ def evolve(
         raise AccountMissing(opened_account)
     changes, order = _EVOLVERS[type(event)](account, order, event, now_ns)
     changes["event_seq"] = account.event_seq + 1
-    stream_seq = getattr(event, "stream_seq", 0)
-    if stream_seq > account.applied_seq:
-        changes["applied_seq"] = stream_seq
+    if isinstance(event, _REPORTED) and event.stream_seq > account.applied_seq:
+        changes["applied_seq"] = event.stream_seq
     return replace(account, **changes), order
 
 
@@ -51,6 +50,10 @@ _Evolved: TypeAlias = tuple[_Changes, Order | None]
 """The account's fields that change, and the order as it is afterwards."""
 
 _NEW_ORDERS: Final = (e.Reserved, e.Denied)
+_REPORTED: Final = (
+    e.Filled, e.Acknowledged, e.Ended, e.ReportIgnored, e.CancelRejected, e.Replaced, e.ReplaceRejected,
+)  # fmt: skip
+"""Events that carry the place of a venue report in its stream."""
 
 
 def _holding(account: Account, position: Position) -> _Changes:

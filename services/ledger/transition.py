@@ -71,8 +71,9 @@ def transition(account: Account | None, order: Order | None, command: Command, n
         if order is not None:
             changed[order.order_id] = order
     if outcome.order is not None:
-        after = changed.get(outcome.order.order_id, outcome.order)
-        outcome = Outcome(outcome.effect, after, outcome.refusal)
+        after = changed.get(outcome.order.order_id)
+        if after is not None and after is not outcome.order:
+            outcome = Outcome(outcome.effect, after, outcome.refusal)
     return Transition(account, changed, events, outcome)
 
 
@@ -90,12 +91,24 @@ def _reserve(account: Account, known: Order | None, command: c.Reserve, now_ns: 
     if known is not None:
         same = known.digest == order.digest
         return (), Outcome(Effect.REPEATED if same else Effect.CONFLICT, known)
-    order = replace(order, created_ns=now_ns, updated_ns=now_ns)
     assessed = command.assess(account, order)
     if isinstance(assessed, c.Refused):
-        denied = replace(order, state=OrderState.DENIED, reason=assessed.reason, message=assessed.message)
+        denied = replace(
+            order,
+            state=OrderState.DENIED,
+            reason=assessed.reason,
+            message=assessed.message,
+            created_ns=now_ns,
+            updated_ns=now_ns,
+        )
         return (e.Denied(denied),), Outcome(Effect.DONE, denied)
-    reserved = replace(order, terms=assessed.terms, reservation=assessed.reservation)
+    reserved = replace(
+        order,
+        terms=assessed.terms,
+        reservation=assessed.reservation,
+        created_ns=now_ns,
+        updated_ns=now_ns,
+    )
     return (e.Reserved(reserved),), Outcome(Effect.DONE, reserved)
 
 
