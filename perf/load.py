@@ -117,18 +117,24 @@ def http_load(
     seconds: float,
     rate: int,
     workers: int = 64,
+    connections: int = 512,
+    burst: int = 0,
     count_answers: bool = False,
 ) -> Load:
-    """Runs vegeta over `targets` in turn: `{"method", "url", "body"}`. `rate` 0: as fast as `workers` go."""
+    """Runs vegeta over `targets` in turn: `{"method", "url", "body"}`. `rate` 0: as fast as `workers` go.
+
+    With `burst` that many requests are sent at once, and nothing else.
+    """
     lines = "\n".join(_vegeta_target(target) for target in targets)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "targets"
         file.write_text(lines + "\n")
         attack = [
             tool("vegeta"),
-            *("attack", "-format=json", f"-targets={file}", f"-duration={seconds}s", "-timeout=20s"),
-            *(f"-rate={rate}", f"-workers={workers}", "-connections=512", "-max-connections=512"),
-            *(() if rate else (f"-max-workers={workers}",)),
+            *("attack", "-format=json", f"-targets={file}", "-timeout=20s"),
+            f"-connections={connections}",
+            f"-max-connections={connections}",
+            *_pace(seconds, rate, workers, burst),
             f"-max-body={4096 if count_answers else 0}",
         ]
         results = Path(folder) / "results"
@@ -143,7 +149,7 @@ def http_load(
             outcomes["200" if code == 200 else f"{code} {error}".strip()] += 1
             if count_answers and code == 200:
                 answer = json.loads(base64.b64decode(entry["body"]))
-                answers[_content(answer)] += 1
+                answers[answer_word(answer)] += 1
             begin = _epoch(entry["timestamp"])
             first, last = min(first, begin), max(last, begin + entry["latency"] / 1e9)
     return Load(
@@ -157,6 +163,15 @@ def http_load(
     )
 
 
+def _pace(seconds: float, rate: int, workers: int, burst: int) -> tuple[str, ...]:
+    if burst:
+        # All within 10 ms, each on its way whether others are answered or not.
+        return (f"-rate={100 * burst}", "-duration=10ms", f"-workers={burst}")
+    if rate:
+        return (f"-rate={rate}", f"-duration={seconds}s", f"-workers={workers}")
+    return ("-rate=0", f"-duration={seconds}s", f"-workers={workers}", f"-max-workers={workers}")
+
+
 def _vegeta_target(target: dict[str, Any]) -> str:
     body = base64.b64encode(json.dumps(target["body"]).encode()).decode()
     header = {"content-type": ["application/json"]}
@@ -168,7 +183,7 @@ def _epoch(text: str) -> float:
     return datetime.fromisoformat(re.sub(r"(\.\d{6})\d*", r"\1", text)).timestamp()
 
 
-def _content(answer: dict[str, Any]) -> str:
+def answer_word(answer: dict[str, Any]) -> str:
     """What an answer says, in a word: `submitted`, `approved`, or why not."""
     return str(
         answer.get("reason") or answer.get("status") or ("approved" if answer.get("approved") else answer)

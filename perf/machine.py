@@ -38,7 +38,7 @@ def revision() -> str:
     """Commit of the working copy, and that it has changes, when it has."""
     try:
         commit = _output("git", "rev-parse", "HEAD")
-        changed = _output("git", "status", "--porcelain").splitlines()
+        changed = _output("git", "status", "--porcelain", "--", ".", ":!perf/report").splitlines()
     except (OSError, subprocess.CalledProcessError):
         return "not a working copy"
     return f"{commit} with {len(changed)} changed files: DIRTY TREE" if changed else commit

@@ -1,4 +1,4 @@
-"""One case of the report: a load, its consequences, what processes used, and its floor in the same minutes."""
+"""One case of the report: a load, its consequences, what processes used, and its floor in the same run."""
 
 from __future__ import annotations
 
@@ -110,10 +110,10 @@ def measure(
 ) -> Measured:
     """Runs a load once, waits for its consequences, and says what everything used."""
     before = Moment.now()
-    client_before = _children_cpu()
+    client_before = children_cpu()
     with Watch(pids) as watch:
         load = drive(run, seconds)
-        client = _children_cpu() - client_before
+        client = children_cpu() - client_before
         settled, left = settle() if settle else (0.0, 0)
     usage: Usage = watch.usage
     ours = client + sum(usage.cpu_seconds.values())
@@ -180,6 +180,6 @@ def say(row: Row) -> None:
     )
 
 
-def _children_cpu() -> float:
+def children_cpu() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime

@@ -1,0 +1,1 @@
+"""The documented acceptance runs, with their levels: `python -m perf.gate`."""
