@@ -34,9 +34,9 @@ class TickStore:
         self._failing = False
 
     @property
-    def waiting(self) -> int:
-        """Ticks that are not stored yet."""
-        return len(self._waiting)
+    def waiting_ticks(self) -> tuple[Tick, ...]:
+        """Ticks that are not stored yet, oldest first."""
+        return tuple(self._waiting)
 
     def add(self, tick: Tick) -> None:
         """Takes a tick; the oldest gives way when the buffer is full. Never blocks."""

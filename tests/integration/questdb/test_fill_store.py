@@ -14,7 +14,7 @@ from nats.js.errors import NotFoundError
 from services.questdb.fill_store import DURABLE, FillStore
 from services.questdb.queries import count_fills, wait_applied
 from services.questdb.schema import FILLS
-from services.runtime.connections import QuestdbPool
+from services.runtime.connections import QuestdbPool, open_questdb
 from services.runtime.local_stack import NatsServer, QuestDbServer
 from services.runtime.publisher import Publisher
 from services.runtime.streams import EXECUTIONS
@@ -235,4 +235,58 @@ async def test_a_store_that_died_unacknowledged_is_repeated_without_doubles(
         rows = await rows_of(pool, account)
         assert [row[3] for row in rows] == sorted({row[3] for row in rows})
         assert len(rows) == 20
+        await stopped(store, task)
+
+
+async def test_a_frozen_questdb_holds_the_fills_up_and_loses_none(
+    empty_nats: NatsServer, empty_questdb: QuestDbServer, account: str
+) -> None:
+    pool = open_questdb(empty_questdb.pg_url, timeout_sec=1)
+    async with connected(empty_nats) as (client, publisher):
+        store = store_of(client, publisher, pool)
+        task = asyncio.create_task(store.run())
+        await publish(publisher, [fill(account, 1)])
+        await eventually(lambda: stored(pool, account, 1), within_sec=20)
+        empty_questdb.pause()
+        await publish(publisher, [fill(account, number) for number in range(2, 20)])
+
+        async def held() -> bool:
+            info = await client.jetstream().consumer_info(EXECUTIONS, DURABLE)
+            return bool(info.num_ack_pending == 18)
+
+        await eventually(held)
+        empty_questdb.resume()
+        await eventually(lambda: stored(pool, account, 19), within_sec=30)
+        await stopped(store, task)
+    await pool.close()
+
+
+async def test_a_consumer_that_is_deleted_under_the_store_is_made_again(
+    empty_nats: NatsServer, empty_questdb: QuestDbServer, account: str
+) -> None:
+    async with connected(empty_nats) as (client, publisher), pool_of(empty_questdb) as pool:
+        store = store_of(client, publisher, pool)
+        task = asyncio.create_task(store.run())
+        await publish(publisher, [fill(account, 1)])
+        await eventually(lambda: stored(pool, account, 1), within_sec=20)
+        await client.jetstream().delete_consumer(EXECUTIONS, DURABLE)
+        await publish(publisher, [fill(account, 2)])
+        await eventually(lambda: stored(pool, account, 2), within_sec=20)
+        await stopped(store, task)
+
+
+async def test_a_frozen_nats_is_waited_for(
+    empty_nats: NatsServer, empty_questdb: QuestDbServer, account: str
+) -> None:
+    async with connected(empty_nats) as (client, publisher), pool_of(empty_questdb) as pool:
+        store = store_of(client, publisher, pool)
+        task = asyncio.create_task(store.run())
+        await publish(publisher, [fill(account, 1)])
+        await eventually(lambda: stored(pool, account, 1), within_sec=20)
+        empty_nats.pause()
+        await eventually(lambda: not client.is_connected, within_sec=15)
+        empty_nats.resume()
+        await eventually(lambda: client.is_connected, within_sec=15)
+        await publish(publisher, [fill(account, 2)])
+        await eventually(lambda: stored(pool, account, 2), within_sec=20)
         await stopped(store, task)
