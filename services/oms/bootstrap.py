@@ -18,7 +18,7 @@ Stop (SIGTERM):
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final, TypeVar
@@ -159,6 +159,7 @@ class Worker:
         self._nats: NatsClient | None = None
         self._ledger: Ledger | None = None
         self._risk: RiskChannels | None = None
+        self._ownership: Ownership | None = None
         self._closing = False
         self._questdb = open_questdb(context.settings.questdb.pg_url)
         self.board = HealthBoard(context.settings.monitoring.health_check_interval_sec)
@@ -221,7 +222,7 @@ class Worker:
         await self._own_partitions(nats, registry, ledger, publisher, dispatch)
         self._store(nats, publisher)
         if self._risk is not None:
-            # An order that came before would be rejected for nothing; without risk there is no use in waiting.
+            # An order that came before would be rejected for nothing.
             await self._risk.wait_usable(EARLY_SEC)
         return Desk(submitter, Canceler(ledger, dispatch), Queries(ledger, self._questdb), drop_copies)
 
@@ -367,18 +368,19 @@ class Worker:
             _Listeners(relay, reports),
             self._clock,
         )
+        self._ownership = ownership
         relaying = own(relay.run(self._owning), "relay")
         owning = own(ownership.run(self._owning), "ownership")
         self._closings.append(_step(self._owning.set, relaying, owning))
         own(reports.run(), "checkpoints")
-        own(Sweeper(ledger, dispatch, ownership.owned, self._clock).run(), "sweeper")
+        own(Sweeper(ledger, dispatch, self._owned_now, self._clock).run(), "sweeper")
         if not orders.update_positions_realtime:
             own(
                 PositionPass(
                     registry,
                     ledger,
                     positions,
-                    ownership.owned,
+                    self._owned_now,
                     stored.partitions,
                     orders.reconcile_positions_interval_sec,
                     self._clock,
@@ -397,6 +399,14 @@ class Worker:
         )
         storing = self._context.own(fills.run(), "fill store")
         self._closings.append(_step(fills.stop, storing))
+
+    @property
+    def owned(self) -> Mapping[int, int]:
+        """The partitions owned now, with their fencing numbers."""
+        return self._ownership.owned if self._ownership is not None else {}
+
+    def _owned_now(self) -> Collection[int]:
+        return self.owned.keys()
 
     async def serve(self) -> None:
         """Opens REST and gRPC."""

@@ -4,7 +4,7 @@ For `update_positions_realtime: false`; otherwise the relay shows each change as
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
 from nats.errors import Error as NatsError
@@ -39,7 +39,7 @@ class PositionPass:
         registry: KeyValue,
         ledger: Ledger,
         positions: Positions,
-        owned: Mapping[int, int],
+        owned: Callable[[], Collection[int]],
         partitions: int,
         interval_sec: float,
         clock: Clock,
@@ -68,10 +68,11 @@ class PositionPass:
         except NoKeysError:
             return 0
         shown = 0
+        owned = self._owned()
         for count, name in enumerate(names, 1):
             if count % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
-            if partition_of(name, self._partitions) in self._owned:
+            if partition_of(name, self._partitions) in owned:
                 shown += await self._show(name)
         return shown
 

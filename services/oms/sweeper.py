@@ -7,7 +7,7 @@ an order that it never saw with `canceled`, and refuses the order if it comes la
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
 from services.ledger.commands import Command, Effect, Outcome, RequestCancel
@@ -47,8 +47,10 @@ class Ledger(Protocol):
 class Sweeper:
     """Looks after the partitions that this worker owns."""
 
-    def __init__(self, ledger: Ledger, dispatch: Dispatch, owned: Mapping[int, int], clock: Clock) -> None:
-        """`owned` is the live view of the partitions owned, with their fencing numbers."""
+    def __init__(
+        self, ledger: Ledger, dispatch: Dispatch, owned: Callable[[], Collection[int]], clock: Clock
+    ) -> None:
+        """`owned` tells the partitions owned now."""
         self._ledger = ledger
         self._dispatch = dispatch
         self._owned = owned
@@ -58,7 +60,7 @@ class Sweeper:
     async def run(self) -> None:
         """Sweeps until cancelled."""
         while True:
-            for partition in list(self._owned):
+            for partition in list(self._owned()):
                 try:
                     await self.sweep(partition)
                     await self._forget(partition)

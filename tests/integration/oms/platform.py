@@ -8,16 +8,18 @@ import signal
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import psutil
+import redis.asyncio
 
 from services.oms.settings import OmsSettings
 from services.runtime.local_stack.assembly import PORTS, SERVICES, ServicePart, StackOptions, addresses
 from services.runtime.local_stack.nats import NatsServer
-from services.runtime.local_stack.part import Part, PartFailed
-from services.runtime.local_stack.ports import free_port_offset
+from services.runtime.local_stack.part import Part, PartFailed, loopback
+from services.runtime.local_stack.ports import free_port_offset, free_ports
 from services.runtime.local_stack.questdb import QuestDbServer
 from services.runtime.local_stack.valkey import ValkeyServer
 from services.runtime.settings import load_settings
@@ -118,6 +120,20 @@ class OmsPlatform:
             for part in stage:
                 part.wait_healthy()
 
+    def another_oms(self, folder: Path, variables: Mapping[str, str] | None = None) -> ServicePart:
+        """A second oms beside the one that runs, not started, with data in `folder` and ports of its own."""
+        rest, grpc, metrics = free_ports(3)
+        where = {**self.addresses, "oms": {"rest": loopback(rest), "grpc": loopback(grpc)}}
+        service = _Service(self.oms.spec, replace(self.options, data=folder), where)
+        service.variables = {
+            **self.services["oms"].variables,
+            **(variables or {}),
+            "TRADE2026_OMS__SERVICE__PORT": str(rest),
+            "TRADE2026_OMS__SERVICE__GRPC_PORT": str(grpc),
+            "TRADE2026_OMS__MONITORING__METRICS_PORT": str(metrics),
+        }
+        return service
+
     def oms_settings(self, variables: Mapping[str, str] | None = None) -> OmsSettings:
         """The settings of an oms in this process, beside the one that runs."""
         environment = {**self.oms.environment(), **(variables or {})}
@@ -129,6 +145,12 @@ class OmsPlatform:
         """The JSON lines that a service has logged."""
         text = self.services[name].log_path.read_text()
         return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+    async def projected(self, account: str, symbol: str) -> dict[str, str]:
+        """The projection of a position in oms's own database, as its readers see it."""
+        async with redis.asyncio.Redis.from_url(self.valkey.url, db=5, decode_responses=True) as client:
+            held = await client.hgetall(f"position:{account}:{symbol}")
+        return {name: str(held[name]) for name in ("quantity", "last_price") if name in held}
 
     def metric(self, text: str) -> float:
         """A sample of oms's metrics, named with its labels as it is printed; 0 when there is none."""

@@ -11,12 +11,11 @@ from tests.integration.oms.platform import OmsPlatform
 
 
 class WorkerInProcess:
-    """Wired on entering, stopped in order on leaving; `vanish` ends it as a crash would."""
+    """Wired on entering, stopped in order on leaving."""
 
     def __init__(self, platform: OmsPlatform, variables: Mapping[str, str] | None = None) -> None:
         self.context = WorkerContext(platform.oms_settings(variables), 0, 1, asyncio.Event())
         self.worker = bootstrap.Worker(self.context)
-        self._gone = False
 
     async def __aenter__(self) -> bootstrap.Worker:
         self.worker.service.attach(await self.worker.wire())
@@ -24,13 +23,6 @@ class WorkerInProcess:
         return self.worker
 
     async def __aexit__(self, *_: object) -> None:
-        if not self._gone:
-            self.context.stop.set()
-            await self.worker.stop()
-            await self.context.cancel_owned()
-
-    async def vanish(self) -> None:
-        """Everything stops where it is: nothing is finished, released or saved."""
-        self._gone = True
         self.context.stop.set()
+        await self.worker.stop()
         await self.context.cancel_owned()
