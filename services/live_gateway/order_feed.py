@@ -32,8 +32,13 @@ class OrderFeed:
         """Takes orders for ever."""
         gateway = self._gateway
         while True:
-            start = gateway.facts.orders_seq + 1
-            async with StreamReader(self._client, ORDERS, start_sequence=start) as reader:
+            if self._recreated:
+                _log.warning("stream was recreated; it is read from its start", created=self._recreated)
+                gateway.restart_orders(self._recreated)
+                self._recreated = ""
+            async with StreamReader(
+                self._client, ORDERS, start_sequence=gateway.facts.orders_seq + 1
+            ) as reader:
                 self._reader = reader
                 try:
                     async for batch in reader.batches(_MAX_MESSAGES):
@@ -43,10 +48,6 @@ class OrderFeed:
                 except StreamRegressed as error:
                     _log.warning("stream lost what was read; it is read from its start", error=str(error))
                     gateway.restart_orders(gateway.facts.orders_created)
-            if self._recreated:
-                _log.warning("stream was recreated; it is read from its start", created=self._recreated)
-                gateway.restart_orders(self._recreated)
-                self._recreated = ""
 
     async def check(self) -> None:
         """Looks whether ORDERS is still the stream that the checkpoint belongs to. Raises when NATS does not

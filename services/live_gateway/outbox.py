@@ -50,8 +50,8 @@ class Waiting(NamedTuple):
     message: Outgoing
     movement: Movement | None
     """What it does to a position, when it is a trade."""
-    completes: int
-    """Number of the batch that is published with it; 0 when more of its batch follows."""
+    batch: int
+    """Number of the transaction that it was journaled with."""
 
 
 class Outbox:
@@ -78,14 +78,15 @@ class Outbox:
         self._waiting: deque[Waiting] = deque()
         self._in_flight = 0
         self._arrived = asyncio.Event()
-        self._sure = False
+        self._scanned = sequence
+        self._last_batch = 0
         self.blocked = ""
         """Why messages wait although they were tried; empty while all is well."""
         self.created = created
         self.sequence = sequence
-        """All messages that were settled stand in the stream up to here, and none that was not."""
+        """The positions that `on_settled` was told of stand at this sequence of the stream."""
         self.certain_sequence = sequence
-        """The same when `published_batch` was complete: what is journaled with that number."""
+        """Nothing of what is not published up to `published_batch` stands in the stream up to here."""
         self.published_batch = 0
         """Number of the last batch that is published whole; 0: none since the start."""
 
@@ -96,15 +97,14 @@ class Outbox:
 
     def add(self, batch: int, messages: Iterable[tuple[Outgoing, Movement | None]]) -> None:
         """Appends a journaled batch; numbers grow."""
-        waiting = self._waiting
-        for message, movement in messages:
-            waiting.append(Waiting(message, movement, 0))
-        last = waiting.pop()
-        waiting.append(last._replace(completes=batch))
+        self._waiting.extend(Waiting(message, movement, batch) for message, movement in messages)
+        self._last_batch = batch
         self._arrived.set()
 
     async def run(self) -> None:
-        """Publishes for ever."""
+        """Publishes for ever. What waits at the start may have been published before a crash, in part."""
+        restored_batch = self._last_batch
+        await self._drop_stored()
         while True:
             if not self._waiting:
                 self._arrived.clear()
@@ -112,60 +112,84 @@ class Outbox:
             window = self._next_window()
             await self._settle(window)
             self._in_flight = 0
-            if window[-1].completes:
-                self.published_batch, self.certain_sequence = window[-1].completes, self.sequence
+            self._note_batch(window[-1].batch, restored_batch)
             self._on_settled(window)
+
+    async def _drop_stored(self) -> None:
+        """Settles those of the waiting messages that the stream has."""
+        stored = await self._when_available({one.message.msg_id for one in self._waiting})
+        settled = [one for one in self._waiting if one.message.msg_id in stored]
+        self._waiting = deque(one for one in self._waiting if one.message.msg_id not in stored)
+        self.sequence = max(self.sequence, *stored.values(), 0)
+        self.blocked = ""
+        if settled:
+            self._note_batch(0, self._last_batch)
+            self._on_settled(settled)
+
+    def _note_batch(self, batch: int, restored_batch: int) -> None:
+        """Moves on what is journaled of the progress, when a batch was completed.
+
+        While restored batches wait, the stream may hold some of their messages already, so that the next
+        start has to look for them from the old sequence on.
+        """
+        if not self._waiting:
+            self.published_batch = self._last_batch
+        elif self._waiting[0].batch != batch:
+            self.published_batch = self._waiting[0].batch - 1
+        else:
+            return
+        if self.published_batch >= restored_batch:
+            self.certain_sequence = self.sequence
 
     def _next_window(self) -> list[Waiting]:
         """Takes whole batches, as many as fit; or a part of one that does not fit."""
         waiting = self._waiting
-        window: list[Waiting] = []
-        whole = 0
-        while waiting and len(window) < WINDOW:
-            window.append(waiting.popleft())
-            if window[-1].completes:
-                whole = len(window)
-        if whole:
-            waiting.extendleft(reversed(window[whole:]))
-            del window[whole:]
+        window = [waiting.popleft() for _ in range(min(WINDOW, len(waiting)))]
+        if waiting and waiting[0].batch == window[-1].batch != window[0].batch:
+            while window[-1].batch == waiting[0].batch:
+                waiting.appendleft(window.pop())
         self._in_flight = len(window)
         return window
 
     async def _settle(self, window: list[Waiting]) -> None:
         """Returns when the stream has every message of the window."""
-        open_ones = [one.message for one in window]
-        reached = self.sequence
+        waiting = [one.message for one in window]
+        acknowledged: list[int] = []
+        recreated = False
+        retry_sec = _RETRY_FIRST_SEC
+        while waiting:
+            outcomes = await self._publish(waiting)
+            left = []
+            for message, outcome in zip(waiting, outcomes, strict=True):
+                if isinstance(outcome, PubAck):
+                    acknowledged.append(outcome.sequence)
+                    recreated |= outcome.sequence <= self.sequence and not outcome.duplicate
+                else:
+                    left.append(message)
+                    self.blocked = str(outcome)
+            if left:
+                _log.warning("not acknowledged", stream=self._stream, count=len(left), error=self.blocked)
+                await asyncio.sleep(retry_sec)
+                retry_sec = min(retry_sec * 2, _RETRY_LAST_SEC)
+                stored = await self._when_available({one.msg_id for one in left})
+                acknowledged += stored.values()
+                left = [one for one in left if one.msg_id not in stored]
+            waiting = left
+        if recreated:
+            await self._when_available(set())
+        self.sequence, self.blocked = max(self.sequence, *acknowledged, 0), ""
+
+    async def _when_available(self, msg_ids: set[str]) -> dict[str, int]:
+        """Which of these messages the stream holds, message id → sequence; waits for the server."""
         retry_sec = _RETRY_FIRST_SEC
         while True:
-            if not self._sure:
-                try:
-                    stored = await self._stored({one.msg_id for one in open_ones})
-                except _UNAVAILABLE as error:
-                    _log.warning(
-                        "stream unavailable", stream=self._stream, waiting=self.size, error=str(error)
-                    )
-                    await asyncio.sleep(retry_sec)
-                    retry_sec = min(retry_sec * 2, _RETRY_LAST_SEC)
-                    continue
-                open_ones = [one for one in open_ones if one.msg_id not in stored]
-                reached = max(reached, self.sequence, *stored.values(), 0)
-                self._sure = True
-            outcomes = await self._publish(open_ones)
-            failed = []
-            for message, outcome in zip(open_ones, outcomes, strict=True):
-                if isinstance(outcome, PubAck):
-                    reached = max(reached, outcome.sequence)
-                else:
-                    failed.append((message, outcome))
-            if not failed:
-                self.sequence, self.blocked = reached, ""
-                return
-            open_ones = [message for message, _ in failed]
-            self._sure = False
-            self.blocked = str(failed[0][1])
-            _log.warning("not acknowledged", stream=self._stream, count=len(failed), error=self.blocked)
-            await asyncio.sleep(retry_sec)
-            retry_sec = min(retry_sec * 2, _RETRY_LAST_SEC)
+            try:
+                return await self._stored(msg_ids)
+            except _UNAVAILABLE as error:
+                self.blocked = str(error) or type(error).__name__
+                _log.warning("stream unavailable", stream=self._stream, error=self.blocked)
+                await asyncio.sleep(retry_sec)
+                retry_sec = min(retry_sec * 2, _RETRY_LAST_SEC)
 
     async def _publish(self, messages: list[Outgoing]) -> list[PubAck | PublishError | NatsError]:
         publish = self._publisher.publish
@@ -178,7 +202,7 @@ class Outbox:
         return [outcome for outcome in outcomes if isinstance(outcome, _OUTCOMES)]
 
     async def _stored(self, msg_ids: set[str]) -> dict[str, int]:
-        """Which of these messages the stream holds, message id → sequence."""
+        """Looks into what the stream got since the last window, or the last look; notices another stream."""
         try:
             state = await stream_state(self._client, self._stream)
         except StreamMissing:
@@ -188,10 +212,14 @@ class Outbox:
             if self.created:
                 _log.warning("stream was recreated", stream=self._stream, created=state.created)
             self.created, self.sequence, self.certain_sequence = state.created, 0, 0
+            self._scanned = 0
         found: dict[str, int] = {}
-        async for batch in read_until(self._client, self._stream, self.sequence, state):
-            for message in batch:
-                msg_id = (message.headers or {}).get("Nats-Msg-Id", "")
-                if msg_id in msg_ids:
-                    found[msg_id] = message.sequence
+        after = max(self._scanned, self.sequence)
+        if msg_ids:
+            async for batch in read_until(self._client, self._stream, after, state):
+                for message in batch:
+                    msg_id = (message.headers or {}).get("Nats-Msg-Id", "")
+                    if msg_id in msg_ids:
+                        found[msg_id] = message.sequence
+        self._scanned = state.last_seq
         return found

@@ -1,0 +1,280 @@
+"""Whatever dies, every order is executed exactly once and told once, in order.
+
+The duplicate window of EXECUTIONS is 100 ms here, so that nothing of this is owed to it.
+"""
+
+import asyncio
+import json
+import random
+from collections import Counter
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from services.runtime.local_stack import NatsServer
+from services.runtime.streams import EXECUTIONS, ORDERS, ensure_streams
+from tests.integration.live_gateway.venue_process import Exchange, VenueProcess
+from tests.support import eventually
+
+StartVenue = Callable[..., VenueProcess]
+ORDER_COUNT = 2_000
+
+
+@pytest.fixture
+async def venue(start_venue: StartVenue, exchange: Exchange) -> VenueProcess:
+    """A ready venue with marks at 45,000, on streams that recognise duplicates for 100 ms only."""
+    js = exchange.client.jetstream()
+    config = (await js.stream_info(EXECUTIONS)).config
+    config.duplicate_window = 0.1
+    await js.update_stream(config)
+    venue = start_venue()
+    await venue.until_healthy()
+    await exchange.mark("45000")
+    await eventually(lambda: venue.health() == (200, {"status": "healthy"}))
+    return venue
+
+
+class Traffic:
+    """2,000 orders over five accounts: limits that are filled, stops that rest, some of them canceled."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self.filled: list[str] = []
+        self.canceled: list[str] = []
+        self.resting: list[str] = []
+
+    async def run(self) -> None:
+        await asyncio.gather(*(self._account(f"account_{number}") for number in range(5)))
+
+    async def _account(self, account: str) -> None:
+        for number in range(ORDER_COUNT // 5):
+            if number % 5:
+                side = "buy" if number % 2 else "sell"
+                self.filled.append(await self._exchange.new(account, side=side, price=45000 + number % 50))
+                continue
+            order_id = await self._exchange.new(account, type="stop", stop_price=46000)
+            if number % 2:
+                await self._exchange.cancel(order_id)
+                self.canceled.append(order_id)
+            else:
+                self.resting.append(order_id)
+
+    @property
+    def reports(self) -> int:
+        """How many reports there have to be before the stops are triggered."""
+        return len(self.filled) + 2 * len(self.canceled) + len(self.resting)
+
+
+async def _check(exchange: Exchange, venue: VenueProcess, traffic: Traffic) -> None:
+    """Triggers the stops that rest, then compares every report with what was sent."""
+    await eventually(lambda: _counted(exchange, traffic.reports), within_sec=60)
+    await venue.until_healthy()
+    await exchange.mark("46000", "BTCUSDT")
+    await eventually(lambda: _counted(exchange, traffic.reports + len(traffic.resting)), within_sec=20)
+    reports = await exchange.reports()
+    assert len(reports) == traffic.reports + len(traffic.resting)
+
+    told: dict[str, list[str]] = {}
+    for report in reports:
+        told.setdefault(report["order_id"], []).append(report["kind"])
+    expected = {order_id: ["fill"] for order_id in traffic.filled}
+    expected |= {order_id: ["accepted", "canceled"] for order_id in traffic.canceled}
+    expected |= {order_id: ["accepted", "fill"] for order_id in traffic.resting}
+    assert told == expected
+
+    exec_ids = [report.get("exec_id") or report["fill_id"] for report in reports]
+    assert not [exec_id for exec_id, count in Counter(exec_ids).items() if count > 1]
+    for account in {report["account"] for report in reports}:
+        numbers = [
+            int((report.get("exec_id") or report["fill_id"]).rpartition("-")[2])
+            for report in reports
+            if report["account"] == account
+        ]
+        assert numbers == sorted(numbers)
+    await _check_positions(exchange, reports)
+
+
+async def _check_positions(exchange: Exchange, reports: list[dict[str, Any]]) -> None:
+    expected: dict[str, Decimal] = {}
+    for report in reports:
+        if report["kind"] == "fill":
+            signed = report["quantity"] if report["side"] == "buy" else -report["quantity"]
+            expected[report["account"]] = expected.get(report["account"], Decimal(0)) + signed
+
+    async def equal() -> bool:
+        answer = await exchange.ask("venue.positions")
+        assert answer["executions_seq"] == await exchange.report_count()
+        return {one["account"]: one["quantity"] for one in answer["positions"]} == expected
+
+    await eventually(equal)
+
+
+async def _counted(exchange: Exchange, count: int) -> bool:
+    assert (found := await exchange.report_count()) >= count, found
+    return True
+
+
+async def _some_more(exchange: Exchange, more: int) -> None:
+    """Returns when the venue has told a few reports more."""
+    target = await exchange.report_count() + more
+    await eventually(lambda: _counted(exchange, target), within_sec=30)
+
+
+async def test_venue_killed_in_the_middle_of_orders_executes_each_exactly_once(
+    venue: VenueProcess, exchange: Exchange
+) -> None:
+    traffic = Traffic(exchange)
+    sending = asyncio.create_task(traffic.run())
+    for _ in range(3):
+        await _some_more(exchange, random.randint(50, 300))
+        worker = await eventually(lambda: venue.worker)
+        worker.kill()  # its supervisor starts another one
+    await _some_more(exchange, 50)
+    venue.kill()  # the supervisor: the worker dies with it
+    venue.start()
+    await sending
+    await _check(exchange, venue, traffic)
+
+
+async def test_nats_killed_in_the_middle_of_orders_loses_and_doubles_nothing(
+    venue: VenueProcess, exchange: Exchange, empty_nats: NatsServer
+) -> None:
+    traffic = Traffic(exchange)
+    sending = asyncio.create_task(traffic.run())
+    for _ in range(2):
+        await _some_more(exchange, random.randint(50, 300))
+        empty_nats.kill()
+        empty_nats.start()
+        await empty_nats.until_healthy()
+    await sending
+    assert venue.worker.is_running()
+    await _check(exchange, venue, traffic)
+
+
+async def test_venue_and_nats_killed_together_lose_and_double_nothing(
+    venue: VenueProcess, exchange: Exchange, empty_nats: NatsServer
+) -> None:
+    traffic = Traffic(exchange)
+    sending = asyncio.create_task(traffic.run())
+    await _some_more(exchange, 200)
+    empty_nats.kill()
+    venue.kill()
+    empty_nats.start()
+    venue.start()
+    await empty_nats.until_healthy()
+    await sending
+    await _check(exchange, venue, traffic)
+
+
+async def test_frozen_nats_is_survived(
+    venue: VenueProcess, exchange: Exchange, empty_nats: NatsServer
+) -> None:
+    traffic = Traffic(exchange)
+    sending = asyncio.create_task(traffic.run())
+    await _some_more(exchange, 200)
+    empty_nats.pause()
+    await eventually(lambda: venue.health()[0] == 503, within_sec=20)
+    empty_nats.resume()
+    await sending
+    await _check(exchange, venue, traffic)
+
+
+async def test_lost_journal_is_replaced_by_what_the_reports_tell(
+    venue: VenueProcess, exchange: Exchange
+) -> None:
+    filled = [await exchange.new("alice") for _ in range(20)]
+    resting = await exchange.new("alice", type="stop", stop_price=46000)
+    await eventually(lambda: _counted(exchange, 21))
+    before = (await exchange.ask("venue.positions"))["positions"]
+    venue.stop()
+    for file in venue.journal.parent.glob("journal.sqlite3*"):
+        file.unlink()
+    venue.start()
+    await venue.until_healthy()
+    answer = await exchange.ask("venue.positions")
+    assert answer["positions"] == before
+    assert answer["executions_seq"] == 21
+    await exchange.mark("46000", "BTCUSDT")
+
+    async def executed() -> list[dict[str, Any]]:
+        reports = [report for report in await exchange.reports() if report["kind"] == "fill"]
+        assert {report["order_id"] for report in reports} == {*filled, resting}
+        return reports
+
+    reports = await eventually(executed)
+    assert len(reports) == 21
+    assert len({report["fill_id"] for report in reports}) == 21
+
+
+async def test_recreated_orders_stream_is_read_from_its_start_and_old_orders_are_refused(
+    venue: VenueProcess, exchange: Exchange
+) -> None:
+    old = [await exchange.new("alice") for _ in range(5)]
+    await eventually(lambda: _counted(exchange, 5))
+    js = exchange.client.jetstream()
+    await js.delete_stream(ORDERS)
+    await ensure_streams(js, (ORDERS,))
+    await exchange.new("alice", order_id=old[2])
+    young = await exchange.new("alice")
+    await eventually(lambda: _counted(exchange, 6), within_sec=20)
+    assert [report["order_id"] for report in await exchange.reports()] == [*old, young]
+
+
+async def test_orders_stream_recreated_while_the_venue_was_down_is_read_from_its_start(
+    venue: VenueProcess, exchange: Exchange
+) -> None:
+    old = [await exchange.new("alice") for _ in range(3)]
+    await eventually(lambda: _counted(exchange, 3))
+    venue.kill()
+    js = exchange.client.jetstream()
+    await js.delete_stream(ORDERS)
+    await ensure_streams(js, (ORDERS,))
+    young = [await exchange.new("alice", order_id=one) for one in (*old, None, None)][3:]
+    venue.start()
+    await eventually(lambda: _counted(exchange, 5), within_sec=20)
+    assert [report["order_id"] for report in await exchange.reports()] == [*old, *young]
+
+
+async def test_full_stream_of_reports_stops_the_venue_until_there_is_room(
+    venue: VenueProcess, exchange: Exchange
+) -> None:
+    js = exchange.client.jetstream()
+    config = (await js.stream_info(EXECUTIONS)).config
+    usual, config.max_bytes = config.max_bytes, 20_000
+    await js.update_stream(config)
+    orders = [await exchange.new("alice") for _ in range(100)]
+    await eventually(lambda: "executions" in venue.health()[1].get("missing", []))
+    assert await exchange.report_count() < 100
+    config.max_bytes = usual
+    await js.update_stream(config)
+    await eventually(lambda: _counted(exchange, 100), within_sec=20)
+    assert [report["order_id"] for report in await exchange.reports()] == orders
+    await eventually(lambda: venue.health()[0] == 200)
+
+
+async def test_order_repeated_long_after_it_left_memory_is_refused(
+    start_venue: StartVenue, exchange: Exchange
+) -> None:
+    venue = start_venue(STORE__RECENT_ORDERS="1000")
+    await venue.until_healthy()
+    await exchange.mark("45000")
+    first = await exchange.new("alice")
+    await asyncio.gather(*(exchange.new("bob") for _ in range(1_500)))
+    await eventually(lambda: _counted(exchange, 1_501), within_sec=20)
+    repeated = {
+        "order_id": first,
+        "client_order_id": "c",
+        "account": "alice",
+        "symbol": "BTCUSDT",
+        "side": "buy",
+        "type": "market",
+        "quantity": 1,
+        "timestamp": 1,
+    }
+    await exchange.send("orders.alice.new", repeated, "again")
+    await exchange.cancel(first)
+    await eventually(lambda: _counted(exchange, 1_502))
+    report = json.loads((await exchange.stored())[-1].data)
+    assert (report["kind"], report["reason"], report["order_id"]) == ("cancel_rejected", "filled", first)
