@@ -31,7 +31,7 @@ class Copy:
     orders: dict[str, Order | None] = field(default_factory=dict)
     """By order id; None: there is no such order of this account."""
     clients: dict[str, str] = field(default_factory=dict)
-    """Order ids by client order id, as far as a refused commit brought them."""
+    """Order ids by client order id, as far as a refused commit brought them; empty: nobody's."""
 
     def advanced(
         self, token: str, account: Account | None, fields: Mapping[bytes, bytes], orders: Mapping[str, Order]
@@ -104,7 +104,10 @@ class Draft:
     def _known(self, command: Command) -> Order | None:
         """The order that `transition` has to know of for `command`."""
         if not isinstance(command, (c.Reserve, c.Abandon)):
-            return self._order(named_order(command))
+            order_id = named_order(command)
+            if order_id and order_id not in self.orders and order_id not in self.copy.orders:
+                raise LookupError(f"order {order_id} was not read")
+            return self._order(order_id)
         order = command.order
         known = self._order(order.order_id)
         if known is not None:
@@ -117,7 +120,7 @@ class Draft:
                 holder = self.copy.clients.get(client_id)
                 if holder is None:
                     self.client_guards.append(client_id)
-            if holder is not None:
+            if holder:
                 return self._order(holder)
         self.order_guards.append(order.order_id)
         return None

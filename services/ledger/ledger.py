@@ -1,26 +1,16 @@
-"""The account ledger: commands in, outcomes out, each true because a commit was answered.
-
-One runner an account takes whatever commands wait, applies them one after the other to a copy of the account
-and sends the result as one commit. A commit that is refused brought the stored state along: the same commands
-are computed again at once. A commit that is not answered proves nothing, and no read settles it: the copy is
-dropped and the commands are computed and committed again, until a commit is answered or the callers' time is
-up.
-"""
+"""The account ledger: commands in, outcomes out, each true because a commit was answered."""
 
 import asyncio
-from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from decimal import Decimal
 from typing import Final
 
-from services.ledger import commands as c
 from services.ledger.account import Account
-from services.ledger.commands import Command, Effect, Outcome
+from services.ledger.commands import Command, Outcome
+from services.ledger.committing import Committing
 from services.ledger.connection import Endpoint
-from services.ledger.draft import Copy, Draft, preread
+from services.ledger.draft import Copy
 from services.ledger.errors import (
-    CommitUnknown,
     LedgerError,
     LedgerUnavailable,
     NotConnected,
@@ -29,79 +19,19 @@ from services.ledger.errors import (
 )
 from services.ledger.identity import bind_stream, identify, require_safe
 from services.ledger.numbers import install_context
+from services.ledger.opening import Opening
+from services.ledger.options import LedgerOptions
 from services.ledger.order import Order
-from services.ledger.partition import PARTITIONS
 from services.ledger.reading import OrderPage, Reading
 from services.ledger.registry import AccountRegistry
-from services.ledger.store import REMEMBERED_DENIALS, Store, load_if_lost
-from services.ledger.transition import named_order
+from services.ledger.slot import Item, Slot
+from services.ledger.store import Store
 from services.runtime.clock import Clock
-from services.runtime.ids import new_ulid
-from services.runtime.telemetry import get_logger
+
+__all__ = ["Ledger", "LedgerOptions", "OrderPage"]
 
 ACCOUNTS_KEPT: Final = 20_000
 """Copies of accounts in memory at most."""
-
-_log = get_logger("ledger")
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerOptions:
-    """How one worker uses the ledger. Times in seconds."""
-
-    url: str = "redis://127.0.0.1:6379"
-    db: int = 0
-    partitions: int = PARTITIONS
-    opening_cash: Decimal | None = Decimal(100_000)
-    """Cash of an account that is opened by its first command; None: this process opens none."""
-    position_cache_ttl: float = 300.0
-    """Greatest age of a copy that is shown to readers, whatever tracking says."""
-    cache_accounts: bool = True
-    """False: every reader's look at an account reads Valkey."""
-    allow_unsafe: bool = False
-    """Take a server that may lose or evict what it confirmed."""
-    socket_timeout: float = 1.0
-    """A connection that leaves a request unanswered for so long is given up."""
-    max_batch: int = 128
-    """Commands of one account in one commit."""
-    remembered_denials: int = REMEMBERED_DENIALS
-    """Denied orders an account keeps for 24 h; beyond, the oldest is forgotten."""
-
-
-class _Item:
-    """A command on its way. `doubtful`: a commit that contained it was not answered."""
-
-    __slots__ = ("command", "deadline", "doubtful", "future")
-
-    def __init__(self, command: Command, future: "asyncio.Future[Outcome]", deadline: float) -> None:
-        self.command = command
-        self.future = future
-        self.deadline = deadline
-        self.doubtful = False
-
-
-class _Slot:
-    """One account in this worker: its copy and the commands that wait for it."""
-
-    __slots__ = ("account", "confirmed", "copy", "fresh", "loaded_at", "runner", "unsettled", "waiting")
-
-    def __init__(self, account: str) -> None:
-        self.account = account
-        self.copy: Copy | None = None
-        self.fresh = False
-        """Nobody else has changed the account since the copy was made, as far as the server has told."""
-        self.loaded_at = 0.0
-        self.confirmed = ""
-        """The incarnation that the registry has confirmed."""
-        self.runner: asyncio.Task[None] | None = None
-        self.unsettled: str | None = None
-        """The token that an unanswered commit expects. While it is the stored one, the next commit replaces
-        it even if it has nothing else to write, so that the old one cannot land any more."""
-        self.waiting: deque[_Item] = deque()
-
-    def drop(self) -> None:
-        self.copy = None
-        self.fresh = False
 
 
 class Ledger:
@@ -109,9 +39,7 @@ class Ledger:
 
     def __init__(self, options: LedgerOptions, registry: AccountRegistry, clock: Clock) -> None:
         self._options = options
-        self._registry = registry
-        self._clock = clock
-        self._slots: dict[str, _Slot] = {}
+        self._slots: dict[str, Slot] = {}
         self._loop = asyncio.get_running_loop()
         self._store = Store(
             Endpoint.parse(options.url, options.db, options.socket_timeout),
@@ -119,6 +47,8 @@ class Ledger:
             self._on_invalidation,
             options.remembered_denials,
         )
+        self._opening = Opening(registry, clock, lambda: self._options.opening_cash)
+        self._committing = Committing(self._store, self._opening, clock, options.max_batch)
         self._reading = Reading(self._store)
         self._closing = False
         self.identity = ""
@@ -147,25 +77,26 @@ class Ledger:
     async def close(self) -> None:
         """Answers what was submitted, then closes the connections."""
         self._closing = True
-        runners = [slot.runner for slot in self._slots.values() if slot.runner is not None]
-        await asyncio.gather(*runners, return_exceptions=True)
+        at_work = [task for slot in self._slots.values() for task in (slot.runner, slot.loading) if task]
+        await asyncio.gather(*at_work, return_exceptions=True)
         await self._store.close()
 
     def submit(self, command: Command, timeout: float = 1.0) -> "asyncio.Future[Outcome]":
         """Enqueues `command`; the future has its outcome once a commit that contains it was answered.
 
         Fails with `LedgerUnavailable` when it was certainly not applied, `CommitUnknown` when that is open
-        after `timeout` seconds, or what the command itself raised (its `assess`, say). Cancelling the future
-        does not take the command back.
+        after `timeout` seconds, or what the command itself raised (its `assess`, say). `timeout` bounds the
+        tries: the last one may take `socket_timeout` longer. Cancelling the future does not take the command
+        back.
         """
         future: asyncio.Future[Outcome] = self._loop.create_future()
         if self._closing:
             future.set_exception(LedgerUnavailable("the ledger is closing"))
             return future
         slot = self._slot(command.account)
-        slot.waiting.append(_Item(command, future, self._loop.time() + timeout))
+        slot.waiting.append(Item(command, future, self._loop.time() + timeout))
         if slot.runner is None:
-            slot.runner = self._loop.create_task(self._run(slot))
+            slot.runner = self._loop.create_task(self._committing.run(slot))
         return future
 
     async def execute(self, command: Command, timeout: float = 1.0) -> Outcome:
@@ -175,9 +106,7 @@ class Ledger:
     def cached(self, account: str) -> Account | None:
         """The copy at hand, if it may be shown; None when the account has to be read, or was never opened."""
         slot = self._slots.get(account)
-        if slot is None or not slot.fresh or slot.copy is None or not self._options.cache_accounts:
-            return None
-        if self._loop.time() - slot.loaded_at > self._options.position_cache_ttl:
+        if slot is None or slot.copy is None or not self._usable(slot):
             return None
         return slot.copy.account
 
@@ -187,20 +116,19 @@ class Ledger:
         Raises `LedgerUnavailable`, also when the registry says that the account was opened and it is not
         stored.
         """
-        if not fresh:
-            held = self.cached(account)
-            if held is not None:
-                return held
         slot = self._slot(account)
-        try:
-            copy = await self._load(slot, ())
-            if copy.account is None:
-                entry = await self._registry.look_up(account)
-                if entry is not None and entry.incarnation:
-                    copy = await self._opened_copy(slot)
-        except (NotConnected, Unanswered, RequestRefused) as error:
-            raise LedgerUnavailable(str(error)) from error
-        return copy.account
+        if fresh:
+            return (await self._look(slot)).account
+        if slot.copy is not None and self._usable(slot) and (slot.copy.account is not None or slot.unopened):
+            return slot.copy.account
+        if slot.loading is None:
+            slot.loading = self._loop.create_task(self._look(slot))
+            slot.loading.add_done_callback(lambda _: setattr(slot, "loading", None))
+        return (await asyncio.shield(slot.loading)).account
+
+    def set_opening_cash(self, cash: Decimal) -> None:
+        """Accounts that are opened from now on begin with `cash`."""
+        self._options = replace(self._options, opening_cash=cash)
 
     async def order(self, order_id: str) -> Order | None:
         """The order's record; None when there is none (any more). Raises `LedgerUnavailable`."""
@@ -251,17 +179,17 @@ class Ledger:
         except (NotConnected, Unanswered, RequestRefused) as error:
             raise LedgerUnavailable(str(error)) from error
 
-    def _slot(self, account: str) -> _Slot:
+    def _slot(self, account: str) -> Slot:
         slot = self._slots.get(account)
         if slot is None:
             if len(self._slots) >= ACCOUNTS_KEPT:
                 self._evict()
-            slot = self._slots[account] = _Slot(account)
+            slot = self._slots[account] = Slot(account)
         return slot
 
     def _evict(self) -> None:
         """Makes room by the accounts that came first and are idle."""
-        idle = [name for name, slot in self._slots.items() if slot.runner is None]
+        idle = [name for name, slot in self._slots.items() if slot.idle]
         for name in idle[: ACCOUNTS_KEPT // 10]:
             del self._slots[name]
 
@@ -272,187 +200,23 @@ class Ledger:
         elif (held := self._slots.get(account)) is not None:
             held.fresh = False
 
-    def _install(self, slot: _Slot, copy: Copy) -> None:
-        slot.copy = copy
-        slot.fresh = True
-        slot.loaded_at = self._loop.time()
-
-    async def _load(self, slot: _Slot, order_ids: Sequence[str]) -> Copy:
-        return await self._store.load(
-            slot.account, slot.copy, lambda copy: self._install(slot, copy), order_ids
+    def _usable(self, slot: Slot) -> bool:
+        """Whether readers may be shown the slot's copy."""
+        return (
+            slot.fresh
+            and self._options.cache_accounts
+            and self._loop.time() - slot.loaded_at <= self._options.position_cache_ttl
         )
 
-    async def _opened_copy(self, slot: _Slot) -> Copy:
-        """Reads an account of which the registry says that it is open."""
-        copy = await self._load(slot, ())
-        if copy.account is None:
-            raise LedgerUnavailable(f"account {slot.account} was opened, but is not stored")
+    async def _look(self, slot: Slot) -> Copy:
+        """Reads an account; a missing one has to be unknown to the registry too."""
+        try:
+            copy = await self._committing.load(slot, ())
+            if copy.account is None:
+                if await self._opening.was_opened(slot.account):
+                    return await self._committing.load_opened(slot)
+                # Unless something came in between: then it is looked at again next time.
+                slot.unopened = slot.copy is copy
+        except (NotConnected, Unanswered, RequestRefused) as error:
+            raise LedgerUnavailable(str(error)) from error
         return copy
-
-    async def _run(self, slot: _Slot) -> None:
-        """Commits what waits for one account, until nothing does."""
-        try:
-            while slot.waiting:
-                limit = min(len(slot.waiting), self._options.max_batch)
-                batch = [slot.waiting.popleft() for _ in range(limit)]
-                try:
-                    await self._settle(slot, batch)
-                except LedgerError as error:
-                    _fail(batch, error)
-                except Exception as error:
-                    # A defect must leave neither callers waiting for ever nor the next batch on a bad copy.
-                    _log.error("ledger batch failed", account=slot.account, exc_info=error)
-                    slot.drop()
-                    for item in batch:
-                        item.doubtful = True
-                    _fail(batch, CommitUnknown(f"unexpected {type(error).__name__}"))
-        finally:
-            slot.runner = None
-
-    async def _settle(self, slot: _Slot, batch: list[_Item]) -> None:
-        """Computes and commits `batch` until a commit is answered. Raises `LedgerUnavailable`."""
-        refusals = 0
-        while batch := self._in_time(batch):
-            try:
-                if not await self._ready(slot, batch):
-                    continue
-                if await self._commit(slot, batch):
-                    return
-                refusals += 1
-            except NotConnected:
-                earliest = min(item.deadline for item in batch)
-                await self._store.commits.wait_connected(earliest - self._loop.time())
-            except Unanswered:
-                slot.drop()
-            except RequestRefused as error:
-                slot.drop()
-                await self._after_refusal(error)
-            if refusals >= _PATIENCE and len(batch) > 1:
-                # Others commit faster than this batch is computed: a smaller one gets its turn.
-                half = len(batch) // 2
-                slot.waiting.extendleft(reversed(batch[half:]))
-                del batch[half:]
-
-    def _in_time(self, batch: list[_Item]) -> list[_Item]:
-        """Fails the commands whose time is up; returns the others."""
-        now = self._loop.time()
-        late = [item for item in batch if item.deadline <= now]
-        if not late:
-            return batch
-        _fail(late, LedgerUnavailable("no commit was answered in time"))
-        return [item for item in batch if item.deadline > now]
-
-    async def _after_refusal(self, error: RequestRefused) -> None:
-        """Returns when the request may be tried again; raises `LedgerUnavailable` otherwise."""
-        text = str(error)
-        if await load_if_lost(self._store.commits, error):
-            return
-        if text.startswith(("LOADING", "BUSY", "MASTERDOWN")):
-            await asyncio.sleep(_RETRY_WAIT)
-        else:
-            raise LedgerUnavailable(text) from error
-
-    async def _ready(self, slot: _Slot, batch: list[_Item]) -> bool:
-        """Makes the copy one on which `batch` can be computed; False when it has to be looked at again."""
-        copy = slot.copy
-        if copy is None or not slot.fresh or copy.account is None or not copy.account.registered:
-            copy = await self._load(slot, preread((item.command for item in batch), Copy()))
-        if copy.account is None:
-            await self._open_account(slot, batch)
-            return False
-        if not copy.account.registered and slot.confirmed != copy.account.incarnation:
-            slot.confirmed = await self._confirm(slot.account, copy.account.incarnation)
-            return False
-        missing = preread((item.command for item in batch), copy)
-        if missing:
-            await self._store.load_orders(slot.account, lambda: slot.copy or copy, missing)
-            return False
-        return True
-
-    async def _open_account(self, slot: _Slot, batch: list[_Item]) -> None:
-        """Opens an account that is not stored, if the registry agrees that it never was."""
-        entry = await self._registry.look_up(slot.account)
-        if entry is not None and entry.incarnation:
-            await self._opened_copy(slot)
-            return
-        if all(isinstance(item.command, c.RequestCancel | c.Amend) for item in batch):
-            for item in batch:
-                _resolve(item, Outcome(Effect.NOT_FOUND))
-            batch.clear()
-            return
-        cash = self._options.opening_cash
-        if cash is None:
-            raise LedgerUnavailable(f"account {slot.account} is not open, and this service opens none")
-        if entry is None:
-            entry = await self._registry.begin(slot.account)
-            if entry.incarnation:
-                return
-        draft = Draft(Copy(), self._clock.now_ns())
-        draft.apply(c.Open(slot.account, new_ulid(), cash))
-        await self._send(slot, draft, ())
-
-    async def _confirm(self, account: str, incarnation: str) -> str:
-        """Has the registry say that the account is open under `incarnation`, and returns that."""
-        entry = await self._registry.look_up(account)
-        if entry is None:
-            entry = await self._registry.begin(account)
-        if not entry.incarnation:
-            entry = await self._registry.confirm(account, entry, incarnation)
-        if entry.incarnation != incarnation:
-            # What is stored was opened after the account's true state had been lost.
-            raise LedgerUnavailable(f"account {account} is stored under another incarnation than registered")
-        return incarnation
-
-    async def _commit(self, slot: _Slot, batch: list[_Item]) -> bool:
-        """Computes `batch` on the copy and commits it; False when that was refused."""
-        copy = slot.copy
-        if copy is None or copy.account is None:
-            return False
-        draft = Draft(copy, self._clock.now_ns())
-        own = 0
-        if not copy.account.registered:
-            draft.apply(c.Register(slot.account))
-            own = 1
-        for item in batch:
-            draft.apply(item.command)
-        named = {name for item in batch if (name := named_order(item.command))}
-        if not await self._send(slot, draft, named, batch):
-            return False
-        for item, result in zip(batch, draft.results[own:], strict=True):
-            _resolve(item, result)
-        return True
-
-    async def _send(
-        self, slot: _Slot, draft: Draft, named: Iterable[str], batch: Sequence[_Item] = ()
-    ) -> bool:
-        fenced = slot.unsettled is not None and slot.unsettled == draft.copy.token
-        answer = self._store.commit(
-            slot.account, draft, named, fenced, lambda copy: self._install(slot, copy)
-        )
-        try:
-            committed: bool = await answer
-        except (Unanswered, RequestRefused) as error:
-            if (draft.events or fenced) and not (isinstance(error, RequestRefused) and error.certain):
-                slot.unsettled = draft.copy.token
-                for item in batch:
-                    item.doubtful = True
-            raise
-        return committed
-
-
-_PATIENCE: Final = 3
-_RETRY_WAIT: Final = 0.02
-
-
-def _resolve(item: _Item, result: Outcome | Exception) -> None:
-    if item.future.done():
-        return
-    if isinstance(result, Outcome):
-        item.future.set_result(result)
-    else:
-        item.future.set_exception(result)
-
-
-def _fail(items: Sequence[_Item], error: LedgerError) -> None:
-    for item in items:
-        _resolve(item, CommitUnknown(str(error)) if item.doubtful else error)

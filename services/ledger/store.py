@@ -113,14 +113,19 @@ class Store:
             return copy
 
         loading = self.commits.request("HGETALL", held.account, handler=on_account)
-        orders = self.load_orders(account, lambda: loading.result(), order_ids) if order_ids else None
+        orders = self._orders(account, loading.result, order_ids) if order_ids else None
         copy: Copy = await loading
         if orders is not None:
             await orders
         return copy
 
-    def load_orders(self, account: str, copy: Callable[[], Copy], order_ids: Sequence[str]) -> Any:
-        """Adds the named orders to the account's copy; the future ends when they are there."""
+    async def load_orders(self, account: str, copy: Copy, order_ids: Sequence[str]) -> None:
+        """Adds the named orders to an account's copy."""
+        await self._orders(account, lambda: copy, order_ids)
+
+    def _orders(
+        self, account: str, copy: Callable[[], Copy], order_ids: Sequence[str]
+    ) -> "asyncio.Future[None]":
         prefix = self.keys_of(account).order_prefix
 
         def on_records(answer: Sequence[bytes | None]) -> None:
@@ -299,8 +304,9 @@ def _stored(answer: Sequence[Any], draft: Draft, account: str, named: Sequence[s
         if holder is not None:
             order_id = holder.decode()
             order = read_order(record, account)
+            # A key that outlived its order's record names nobody.
+            copy.clients[client_id] = order_id if order is not None else ""
             if order is not None:
-                copy.clients[client_id] = order_id
                 copy.orders[order_id] = order
     return copy
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from decimal import Decimal
 
 import pytest
 import redis
@@ -23,6 +24,7 @@ from tests.unit.ledger.making import (
     abandon,
     amend,
     fill,
+    hold_price,
     make_order,
     refuse,
     report,
@@ -301,6 +303,64 @@ async def test_own_commit_leaves_the_copy_tracked(open_ledger: OpenLedger) -> No
         assert copy.open_orders == 2 * count - 1
         await two.execute(reserve(make_order("acc")))
         await eventually(lambda: one.cached("acc") is None)
+
+
+async def test_account_never_opened_is_remembered_as_such_until_somebody_opens_it(
+    open_ledger: OpenLedger, registry: MemoryAccountRegistry
+) -> None:
+    reader, writer = await open_ledger(), await open_ledger()
+    assert await reader.account("acc") is None
+    registry.readable = False
+    # Neither Valkey nor the registry is asked again.
+    assert await reader.account("acc") is None
+    registry.readable = True
+    await writer.execute(reserve(make_order("acc")))
+    await eventually(lambda: reader.account("acc"))
+
+
+async def test_readers_of_one_account_share_a_look(open_ledger: OpenLedger, raw: redis.Redis) -> None:
+    ledger = await open_ledger(cache_accounts=False)
+    await ledger.execute(reserve(make_order("acc")))
+    before = raw.info("commandstats")["cmdstat_hgetall"]["calls"]  # type: ignore[index]
+    accounts = await asyncio.gather(*(ledger.account("acc") for _ in range(50)))
+    after = raw.info("commandstats")["cmdstat_hgetall"]["calls"]  # type: ignore[index]
+    assert all(account is not None for account in accounts)
+    assert after == before + 1
+
+
+async def test_new_opening_cash_holds_for_accounts_opened_from_then_on(open_ledger: OpenLedger) -> None:
+    ledger = await open_ledger()
+    await ledger.execute(reserve(make_order("acc1")))
+    ledger.set_opening_cash(Decimal(7))
+    await ledger.execute(reserve(make_order("acc2")))
+    accounts = [await ledger.account(name) for name in ("acc1", "acc2")]
+    assert [account and account.cash for account in accounts] == [100_000, 7]
+
+
+async def test_client_id_whose_order_is_gone_is_free(open_ledger: OpenLedger, raw: redis.Redis) -> None:
+    ledger = await open_ledger()
+    order = make_order("acc", client_order_id="c")
+    await ledger.execute(reserve(order, refuse))
+    raw.delete(AccountKeys("acc").order_prefix + order.order_id)
+    assert (await ledger.execute(reserve(make_order("acc", client_order_id="c")))).effect is Effect.DONE
+    assert (await ledger.execute(reserve(make_order("acc", client_order_id="c")))).effect is Effect.REPEATED
+
+
+async def test_order_that_cannot_be_written_down_fails_alone(open_ledger: OpenLedger) -> None:
+    def unwritable(account: Account, order: Order) -> Approved:
+        return Approved(hold_price(account, order).reservation, object())  # type: ignore[arg-type]
+
+    ledger = await open_ledger()
+    futures = [
+        ledger.submit(reserve(make_order("acc"))),
+        ledger.submit(reserve(make_order("acc"), unwritable)),
+        ledger.submit(reserve(make_order("acc"))),
+    ]
+    answers = await asyncio.gather(*futures, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [Outcome, TypeError, Outcome]
+    account = await ledger.account("acc", fresh=True)
+    assert account is not None
+    assert account.open_orders == 2
 
 
 async def test_copy_older_than_its_bound_is_read_again(open_ledger: OpenLedger) -> None:

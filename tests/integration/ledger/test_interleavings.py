@@ -7,6 +7,7 @@ left to chance, and what must hold afterwards does not depend on it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
 from collections.abc import Sequence
@@ -62,6 +63,16 @@ async def _reports(workers: Sequence[Ledger], rng: random.Random, traffic: Traff
         report: ApplyReport = traffic.venue_report()
         copies = 2 if rng.random() < 0.1 else 1
         await asyncio.gather(*(_certainly(workers, rng, report) for _ in range(copies)))
+
+
+async def _readers(workers: Sequence[Ledger], traffics: Sequence[Traffic]) -> None:
+    """Looks at accounts all the time, which replaces the copies that commits are computed on."""
+    while True:
+        for worker in workers:
+            for traffic in traffics:
+                with contextlib.suppress(LedgerUnavailable):
+                    await worker.account(traffic.account, fresh=True)
+        await asyncio.sleep(0.001)
 
 
 async def _check(ledger: Ledger, traffics: Sequence[Traffic], nats_url: str) -> None:
@@ -128,7 +139,9 @@ async def _run(
             await asyncio.to_thread(valkey_server.kill)
             valkey_server.start()
             await valkey_server.until_healthy()
+        reading = asyncio.create_task(_readers(everybody, traffics))
         await asyncio.gather(*tasks)
+        reading.cancel()
         proxy.faults = Faults()
         await asyncio.sleep(2 * faults.longest)  # what the proxy still keeps back arrives
         with redis.Redis.from_url(valkey_server.url) as raw:

@@ -1,0 +1,221 @@
+"""From waiting commands to answered commits: one runner an account.
+
+A runner takes whatever commands wait, applies them one after the other to the account's copy and sends the
+result as one commit. A commit that is refused brought the stored state along: the same commands are computed
+again at once. A commit that is not answered proves nothing, and no read settles it: the copy is dropped and
+the commands are computed and committed again, until a commit is answered or the callers' time is up.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from services.ledger import commands as c
+from services.ledger.commands import Effect, Outcome
+from services.ledger.draft import Copy, Draft, preread
+from services.ledger.errors import (
+    CommitUnknown,
+    LedgerError,
+    LedgerUnavailable,
+    NotConnected,
+    RequestRefused,
+    Unanswered,
+)
+from services.ledger.opening import Opening
+from services.ledger.slot import Item, Slot, fail
+from services.ledger.store import Store, load_if_lost
+from services.ledger.transition import named_order
+from services.runtime.clock import Clock
+from services.runtime.telemetry import get_logger
+
+_PATIENCE: Final = 3
+"""Refusals in a row after which a batch is halved."""
+_RETRY_WAIT: Final = 0.02
+
+_log = get_logger("ledger")
+
+
+class _NotSent(Exception):
+    """A commit could not even be written down; the cause is a defect in one of its commands."""
+
+
+class Committing:
+    """Runs the slots of one worker."""
+
+    def __init__(self, store: Store, opening: Opening, clock: Clock, max_batch: int) -> None:
+        self._store = store
+        self._opening = opening
+        self._clock = clock
+        self._max_batch = max_batch
+        self._loop = asyncio.get_running_loop()
+
+    async def run(self, slot: Slot) -> None:
+        """Commits what waits for one account, until nothing does."""
+        try:
+            while slot.waiting:
+                limit = min(len(slot.waiting), self._max_batch)
+                await self._answer(slot, [slot.waiting.popleft() for _ in range(limit)])
+        finally:
+            slot.runner = None
+
+    async def load(self, slot: Slot, order_ids: Sequence[str]) -> Copy:
+        """Reads the account and the named orders; what the slot holds follows the answers in their order."""
+        return await self._store.load(slot.account, slot.copy, self._installer(slot), order_ids)
+
+    async def load_opened(self, slot: Slot) -> Copy:
+        """Reads an account of which the registry says that it is open."""
+        copy = await self.load(slot, ())
+        if copy.account is None:
+            raise LedgerUnavailable(f"account {slot.account} was opened, but is not stored")
+        return copy
+
+    async def _answer(self, slot: Slot, batch: list[Item]) -> None:
+        """Answers every command of `batch`, whatever happens."""
+        try:
+            await self._settle(slot, batch)
+        except LedgerError as error:
+            fail(batch, error)
+        except _NotSent as defect:
+            if len(batch) == 1:
+                cause = defect.__cause__
+                batch[0].resolve(cause if isinstance(cause, Exception) else defect)
+                return
+            # Only one of them is to blame: each gets a commit of its own.
+            for item in batch:
+                await self._answer(slot, [item])
+        except Exception as error:
+            # A defect must leave neither callers waiting for ever nor the next batch on a bad copy.
+            _log.error("ledger batch failed", account=slot.account, exc_info=error)
+            slot.drop()
+            for item in batch:
+                item.doubtful = True
+            fail(batch, CommitUnknown(f"unexpected {type(error).__name__}"))
+
+    async def _settle(self, slot: Slot, batch: list[Item]) -> None:
+        """Computes and commits `batch` until a commit is answered. Raises `LedgerUnavailable`."""
+        refusals = 0
+        while batch:
+            self._drop_late(batch)
+            try:
+                copy = await self._ready(slot, batch)
+                if copy is None:
+                    continue
+                if await self._commit(slot, copy, batch):
+                    return
+                refusals += 1
+            except NotConnected:
+                earliest = min(item.deadline for item in batch)
+                await self._store.commits.wait_connected(earliest - self._loop.time())
+            except Unanswered:
+                slot.drop()
+            except RequestRefused as error:
+                slot.drop()
+                await self._after_refusal(error)
+            if refusals >= _PATIENCE and len(batch) > 1:
+                # Others commit faster than this batch is computed: a smaller one gets its turn.
+                half = len(batch) // 2
+                slot.waiting.extendleft(reversed(batch[half:]))
+                del batch[half:]
+
+    def _drop_late(self, batch: list[Item]) -> None:
+        """Fails the commands whose time is up."""
+        now = self._loop.time()
+        late = [item for item in batch if item.deadline <= now]
+        if late:
+            fail(late, LedgerUnavailable("no commit was answered in time"))
+            batch[:] = [item for item in batch if item.deadline > now]
+
+    async def _after_refusal(self, error: RequestRefused) -> None:
+        """Returns when the request may be tried again; raises `LedgerUnavailable` otherwise."""
+        if await load_if_lost(self._store.commits, error):
+            return
+        text = str(error)
+        if not text.startswith(("LOADING", "BUSY", "MASTERDOWN")):
+            raise LedgerUnavailable(text) from error
+        await asyncio.sleep(_RETRY_WAIT)
+
+    async def _ready(self, slot: Slot, batch: list[Item]) -> Copy | None:
+        """A copy on which `batch` can be computed; None when everything has to be looked at again."""
+        if not batch:
+            return None
+        copy = slot.copy
+        # A missing or unregistered account is never taken from memory: another worker may have opened it.
+        if copy is None or not slot.fresh or copy.account is None or not copy.account.registered:
+            copy = await self.load(slot, preread((item.command for item in batch), Copy()))
+        if copy.account is None:
+            await self._open(slot, batch)
+            return None
+        if not copy.account.registered and slot.confirmed != copy.account.incarnation:
+            slot.confirmed = await self._opening.confirm(slot.account, copy.account.incarnation)
+            return None
+        missing = preread((item.command for item in batch), copy)
+        if missing:
+            # Orders read now belong to the copy at hand: if it is not the stored state any more, the commit
+            # is refused.
+            await self._store.load_orders(slot.account, copy, missing)
+        return copy
+
+    async def _open(self, slot: Slot, batch: list[Item]) -> None:
+        """Opens an account that is not stored, if the registry agrees that it never was."""
+        if await self._opening.was_opened(slot.account):
+            await self.load_opened(slot)
+            return
+        if all(isinstance(item.command, (c.RequestCancel, c.Amend)) for item in batch):
+            for item in batch:
+                item.resolve(Outcome(Effect.NOT_FOUND))
+            batch.clear()
+            return
+        draft = await self._opening.draft(slot.account)
+        if draft is not None:
+            await self._send(slot, draft, (), ())
+
+    async def _commit(self, slot: Slot, copy: Copy, batch: list[Item]) -> bool:
+        """Computes `batch` on `copy` and commits it; False when that was refused."""
+        draft = Draft(copy, self._clock.now_ns())
+        own = 0
+        if copy.account is not None and not copy.account.registered:
+            draft.apply(c.Register(slot.account))
+            own = 1
+        for item in batch:
+            draft.apply(item.command)
+        named = {name for item in batch if (name := named_order(item.command))}
+        if not await self._send(slot, draft, named, batch):
+            return False
+        for item, result in zip(batch, draft.results[own:], strict=True):
+            item.resolve(result)
+        return True
+
+    async def _send(self, slot: Slot, draft: Draft, named: Iterable[str], batch: Sequence[Item]) -> bool:
+        expected = draft.copy.token
+        fenced = slot.unsettled is not None and slot.unsettled == expected
+        try:
+            answer = self._store.commit(slot.account, draft, named, fenced, self._installer(slot))
+        except LedgerError:
+            raise
+        except Exception as error:
+            raise _NotSent from error
+        try:
+            return await answer
+        except (Unanswered, RequestRefused) as error:
+            certain = isinstance(error, RequestRefused) and error.certain
+            if (draft.events or fenced) and not certain:
+                slot.unsettled = expected
+                for item in batch:
+                    item.doubtful = True
+            raise
+
+    def _installer(self, slot: Slot) -> "_Install":
+        return _Install(slot, self._loop)
+
+
+class _Install:
+    """Puts what an answer brought into its slot."""
+
+    __slots__ = ("_loop", "_slot")
+
+    def __init__(self, slot: Slot, loop: asyncio.AbstractEventLoop) -> None:
+        self._slot = slot
+        self._loop = loop
+
+    def __call__(self, copy: Copy) -> None:
+        self._slot.install(copy, self._loop.time())
