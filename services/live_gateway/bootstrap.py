@@ -149,7 +149,7 @@ async def _start(
     board.register("marks", critical=False, probe=lambda: _fresh_marks(context, gateway))
     await board.probe_once()
     context.own(board.run(), "health")
-    context.own(_show(gateway), "gauges")
+    context.own(_show(gateway, feed), "gauges")
     return gateway, context.own(feed.run(), "orders")
 
 
@@ -234,10 +234,11 @@ async def _not_blocked(reports: Outbox) -> None:
         raise ConnectionError(f"{reports.size} reports wait: {reports.blocked}")
 
 
-async def _show(gateway: Gateway) -> None:
+async def _show(gateway: Gateway, feed: OrderFeed) -> None:
     while True:
         metrics.open_orders.set(len(gateway.engine.working))
         metrics.untold.set(gateway.untold)
+        metrics.pending.set(feed.pending)
         await asyncio.sleep(_GAUGES_SEC)
 
 

@@ -208,6 +208,34 @@ async def test_lost_journal_is_replaced_by_what_the_reports_tell(
     assert len({report["fill_id"] for report in reports}) == 21
 
 
+async def test_partly_executed_order_goes_on_after_the_loss_of_the_journal(
+    start_venue: StartVenue, exchange: Exchange
+) -> None:
+    venue = start_venue(VENUE__FILL_MODEL="market", VENUE__PARTIAL_FILLS="2", VENUE__FILL_DELAY_MS="500")
+    await venue.until_healthy()
+    await exchange.mark("45000")
+    await eventually(lambda: venue.health() == (200, {"status": "healthy"}))
+    await exchange.new("alice", quantity=1)
+    await eventually(lambda: _counted(exchange, 2))  # accepted, first half
+    venue.kill()
+    for file in venue.journal.parent.glob("journal.sqlite3*"):
+        file.unlink()
+    venue.start()
+    await venue.until_healthy()
+    await exchange.mark("45000")
+
+    async def whole() -> list[dict[str, Any]]:
+        fills = [report for report in await exchange.reports() if report["kind"] == "fill"]
+        assert fills[-1]["status"] == "filled"
+        return fills
+
+    fills = await eventually(whole)
+    assert sum(fill["quantity"] for fill in fills) == 1
+    assert fills[-1]["cumulative"] == 1
+    (position,) = (await exchange.ask("venue.positions"))["positions"]
+    assert position["quantity"] == 1
+
+
 async def test_recreated_orders_stream_is_read_from_its_start_and_old_orders_are_refused(
     venue: VenueProcess, exchange: Exchange
 ) -> None:
