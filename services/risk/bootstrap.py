@@ -16,7 +16,7 @@ QuestDB is never waited for: without daily returns orders are denied by the chec
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from importlib.metadata import version
 from typing import Any, Final, TypeVar
 
@@ -104,6 +104,7 @@ class Worker:
         self._context = context
         self._nats: NatsClient | None = None
         self._ledger: RiskLedger | None = None
+        self._owned: list[asyncio.Task[Any]] = []
         self._questdb = open_questdb(settings.questdb.pg_url, timeout_sec=_QUESTDB_SEC)
         self._valkey = open_valkey(settings.valkey.url, settings.valkey.db, settings.valkey.max_connections)
         self._marks = _marks(settings, context)
@@ -129,18 +130,20 @@ class Worker:
             ServiceInfo(version("trade2026"), settings.service.grpc_engine, settings.ledger.partitions),
         )
         self.health = HealthBoard(settings.monitoring.health_check_interval_sec)
-        self.health.register("nats", critical=True, probe=self._probe_nats)
-        self.health.register("valkey", critical=True, probe=self._probe_valkey)
-        self.health.register("questdb", critical=False, probe=self._probe_questdb)
+        self.health.register("nats", critical=True, probe=_apart(self._probe_nats))
+        self.health.register("valkey", critical=True, probe=_apart(self._probe_valkey))
+        self.health.register("questdb", critical=False, probe=_apart(self._probe_questdb))
         self.health.register("history", critical=False, probe=self._history.probe)
         self.health.register("marks", critical=False, probe=self._marks.probe)
 
     async def start(self) -> None:
         """Steps 3 to 5 of the start; returns early when the worker is to stop."""
         context = self._context
-        context.own(self.health.run(), "health")
-        context.own(self._history.run(), "history")
-        context.own(self._returns.run(), "kept returns")
+        self._owned = [
+            context.own(self.health.run(), "health"),
+            context.own(self._history.run(), "history"),
+            context.own(self._returns.run(), "kept returns"),
+        ]
         self._nats = await _unless_stopped(context, _connect(context, self.health))
         if self._nats is None:
             return
@@ -150,7 +153,7 @@ class Worker:
 
     async def stop(self) -> None:
         """The last step of a stop."""
-        await self._context.cancel_owned()
+        await _cancelled(self._owned)
         if self._ledger is not None:
             await self._ledger.close()
         if self._nats is not None:
@@ -196,11 +199,33 @@ async def _unless_stopped(context: WorkerContext[RiskSettings], work: Coroutine[
     stopping.cancel()
     if working.done():
         return working.result()
-    while not working.done():
-        # More than once: a cancellation that meets a client between two attempts can get lost.
-        working.cancel()
-        await asyncio.wait([working], timeout=0.1)
+    await _cancelled([working])
     return None
+
+
+def _apart(probe: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Coroutine[Any, Any, None]]:
+    """`probe` in a task of its own, so that a cancellation that it loses (see `_cancelled`) is not lost to
+    the task that probes for ever."""
+
+    async def waited() -> None:
+        probing = asyncio.ensure_future(probe())
+        try:
+            await asyncio.wait([probing])
+        finally:
+            probing.cancel()
+        probing.result()
+
+    return waited
+
+
+async def _cancelled(tasks: Iterable["asyncio.Future[Any]"]) -> None:
+    """Ends `tasks`. More than one cancellation may be needed: `asyncio.wait_for` of Python 3.11, which the
+    client libraries use, loses one that comes together with the result."""
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.1)
 
 
 async def _connect(context: WorkerContext[RiskSettings], health: HealthBoard) -> NatsClient:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from decimal import Decimal
 
 import nats
@@ -10,7 +11,7 @@ import nats
 from services.risk.history import History
 from services.risk.mark_rules import JumpRule
 from services.risk.marks import Marks
-from services.runtime.clock import SystemClock
+from services.runtime.clock import ManualClock, SystemClock
 from services.runtime.connections import open_nats
 from services.runtime.local_stack import NatsServer, QuestDbServer
 from tests.integration.market_data.support import market_data
@@ -64,7 +65,7 @@ async def test_history_has_the_lookback_s_returns_until_yesterday(
         assert history.returns("BTCUSDT") is None
         refreshing = asyncio.create_task(history.run())
         async with market_data(empty_nats, empty_questdb):
-            await eventually(lambda: all(history.returns(symbol) for symbol in SYMBOLS), within_sec=20)
+            await eventually(lambda: all(history.returns(symbol) for symbol in SYMBOLS), within_sec=60)
         refreshing.cancel()
         await asyncio.wait([refreshing])
         returns = history.returns("BTCUSDT")
@@ -99,3 +100,38 @@ async def test_a_foreign_publisher_cannot_move_a_mark_at_once(empty_nats: NatsSe
         await own.close()
     finally:
         await client.close()
+
+
+async def test_history_follows_a_midnight_without_a_moment_of_nothing(
+    empty_nats: NatsServer, empty_questdb: QuestDbServer
+) -> None:
+    clock = ManualClock(SystemClock().now_ns())
+    async with (
+        pool_of(empty_questdb) as pool,
+        market_data(empty_nats, empty_questdb, clock, QUESTDB__STORE_TICKS="false"),
+    ):
+        history = History(pool, SYMBOLS, clock, lookback_days=30, refresh_interval_sec=0.2)
+
+        async def loaded() -> bool:
+            await history.refresh()
+            return history.last_bar is not None
+
+        await eventually(loaded, within_sec=60)
+        for _ in range(10):  # often enough for the statement to be prepared on the server
+            await history.refresh()
+        before, returns = history.last_bar, history.returns("BTCUSDT")
+        assert before is not None
+        assert returns is not None
+        clock.set_wall_clock(clock.now_ns() + 86_400 * 1_000_000_000)
+
+        async def moved() -> bool:
+            await history.refresh()
+            assert history.returns("BTCUSDT") is not None, "value at risk would be denied"
+            return history.last_bar == before + timedelta(days=1)
+
+        deadline = asyncio.get_running_loop().time() + 60
+        while not await moved():
+            assert asyncio.get_running_loop().time() < deadline
+        after = history.returns("BTCUSDT")
+        assert after is not None
+        assert (after.falls, after.rises) == (returns.falls, returns.rises)

@@ -1,0 +1,81 @@
+"""The three ways in which the contract suite is run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from services.risk.bootstrap import Worker
+from services.runtime.service import WorkerContext
+from tests.contract.risk.clients import InProcess, OverGrpc, OverRest, RiskClient
+from tests.integration.risk.platform import RiskPlatform, running_platform
+from tests.support import eventually
+
+
+@pytest.fixture(scope="session")
+def _risk_platform() -> Iterator[RiskPlatform]:
+    with running_platform() as platform:
+        yield platform
+
+
+@pytest.fixture
+async def platform(_risk_platform: RiskPlatform) -> RiskPlatform:
+    """Everything runs, with marks; the ledger holds what earlier tests left."""
+    await _risk_platform.tick()
+    await eventually(lambda: not _risk_platform.missing(), within_sec=20)
+    return _risk_platform
+
+
+async def _in_process(platform: RiskPlatform) -> AsyncIterator[RiskClient]:
+    context = WorkerContext(platform.settings(), 0, 1, asyncio.Event())
+    worker = Worker(context)
+    await worker.start()
+    await platform.tick()
+
+    async def whole() -> bool:
+        await worker.health.probe_once()
+        return worker.health.status()[0] == "healthy"
+
+    await eventually(whole, within_sec=20)
+    yield InProcess(worker.servicer)
+    context.stop.set()
+    async with asyncio.timeout(20):
+        await worker.stop()
+
+
+async def _client(way: str, platform: RiskPlatform) -> AsyncIterator[RiskClient]:
+    if way == "in_process":
+        async for client in _in_process(platform):
+            yield client
+        return
+    opened: RiskClient
+    if way == "grpc":
+        opened = OverGrpc(platform.addresses["risk"]["grpc"])
+    else:
+        opened = OverRest(f"http://{platform.addresses['risk']['rest']}")
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture(params=["in_process", "grpc", "rest"])
+async def risk(request: pytest.FixtureRequest, platform: RiskPlatform) -> AsyncIterator[RiskClient]:
+    """risk, asked in one of the three ways."""
+    async for client in _client(request.param, platform):
+        yield client
+
+
+@pytest.fixture(params=["in_process", "grpc"])
+async def reserving(request: pytest.FixtureRequest, platform: RiskPlatform) -> AsyncIterator[RiskClient]:
+    """risk, asked in one of the two ways in which orders are reserved."""
+    async for client in _client(request.param, platform):
+        yield client
+
+
+@pytest.fixture
+async def rest(platform: RiskPlatform) -> AsyncIterator[OverRest]:
+    """risk over REST alone, for what only REST can say."""
+    client = OverRest(f"http://{platform.addresses['risk']['rest']}")
+    yield client
+    await client.close()
