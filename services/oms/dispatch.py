@@ -47,13 +47,13 @@ class Dispatch:
             )
         )
 
-    async def send_new(self, order: Order, payload: bytes, timeout_sec: float | None = None) -> PubAck:
+    async def send_new(self, order: Order, payload: bytes) -> PubAck:
         """Sends a new order and returns when the stream holds it."""
         return await self._publisher.publish(
             f"{self._prefix}.{order.account}.new",
             payload,
             f"new:{order.order_id}",
-            timeout=self._timeout_sec if timeout_sec is None else timeout_sec,
+            timeout=self._timeout_sec,
         )
 
     async def send_cancel(self, order: Order) -> PubAck:

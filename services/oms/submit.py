@@ -22,7 +22,6 @@ from services.ledger.commands import Outcome as LedgerOutcome
 from services.ledger.deadline import GRACE_NS
 from services.ledger.errors import CommitUnknown, LedgerUnavailable
 from services.ledger.order import Order, OrderState
-from services.oms.dispatch import Dispatch
 from services.oms.order_entry import OrderEntry
 from services.oms.outcomes import (
     Outcome,
@@ -32,7 +31,7 @@ from services.oms.outcomes import (
     Submitted,
     outcome_of,
 )
-from services.oms.risk_client import Answer, ReservationUnknown, RiskClient, RiskUnreachable
+from services.oms.risk_client import Answer, ReservationUnknown, RiskUnreachable
 from services.oms.unchecked import unchecked_assess
 from services.oms.wire import REASON_NAMES
 from services.runtime.clock import Clock
@@ -40,6 +39,7 @@ from services.runtime.errors import AlreadyExists, ResourceExhausted, Unavailabl
 from services.runtime.publisher import PublishRefused, PublishUnknown
 from services.runtime.telemetry import get_logger
 from trade2026.oms.v1 import order_pb2
+from trade2026.risk.v1 import risk_pb2
 
 SETTLE_SEC: Final = 2.0
 """How long an unanswered commit is settled before the client is told that the outcome is unknown."""
@@ -64,6 +64,23 @@ class Ledger(Protocol):
     def cached(self, account: str) -> Account | None: ...
 
 
+class Reservations(Protocol):
+    """What submissions need of risk; `RiskClient` is it."""
+
+    @property
+    def reachable(self) -> bool: ...
+
+    def reserve(self, request: risk_pb2.ReserveRequest) -> "asyncio.Future[Answer]": ...
+
+
+class Sender(Protocol):
+    """What submissions need of the way to the venue; `Dispatch` is it."""
+
+    def new_order(self, order: Order, protection_price: Decimal | None) -> bytes: ...
+
+    async def send_new(self, order: Order, payload: bytes) -> object: ...
+
+
 @dataclass(frozen=True, slots=True)
 class SubmitRules:
     """What the settings say of submissions."""
@@ -86,9 +103,9 @@ class Submitter:
     def __init__(
         self,
         entry: OrderEntry,
-        risk: RiskClient | None,
+        risk: Reservations | None,
         ledger: Ledger,
-        dispatch: Dispatch,
+        dispatch: Sender,
         connected: Callable[[], bool],
         record: SubmissionRecord,
         rules: SubmitRules,

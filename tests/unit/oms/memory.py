@@ -1,0 +1,126 @@
+"""The ledger's own rules on a dictionary, and scripted neighbours, for tests of every interleaving."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+
+from services.ledger.account import Account
+from services.ledger.commands import (
+    Abandon,
+    Approved,
+    Command,
+    Open,
+    Outcome,
+    Refused,
+    Register,
+    Reserve,
+)
+from services.ledger.numbers import ZERO
+from services.ledger.order import Order, Reservation
+from services.ledger.transition import named_order, transition
+from services.oms.risk_client import Answer
+from services.runtime.clock import Clock
+from trade2026.risk.v1 import risk_pb2
+
+
+class MemoryLedger:
+    """Accounts in memory. `fail` is asked before and after each command; what it raises is raised."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.accounts: dict[str, Account] = {}
+        self.orders: dict[str, Order] = {}
+        self.before: Callable[[Command], None] = lambda _: None
+        self.after: Callable[[Command], None] = lambda _: None
+        self.commands: list[Command] = []
+
+    def apply(self, command: Command) -> Outcome:
+        """Runs a command as the ledger would."""
+        account = self.accounts.get(command.account)
+        if account is None:
+            opened = transition(None, None, Open(command.account, "i", Decimal(100_000)), 1)
+            assert opened.account is not None
+            account = replace(opened.account, registered=True)
+        known = self.orders.get(named_order(command))
+        if known is None and isinstance(command, Reserve | Abandon) and command.order.client_order_id:
+            known = self._holder(command.order)
+        step = transition(account, known, command, self._clock.now_ns())
+        assert step.account is not None
+        self.accounts[command.account] = step.account
+        self.orders.update(step.orders)
+        return step.outcome
+
+    def _holder(self, order: Order) -> Order | None:
+        for held in self.orders.values():
+            same = (held.account, held.client_order_id) == (order.account, order.client_order_id)
+            if same and held.reason not in ("risk_timeout", "risk_error", "not_published"):
+                return held
+        return None
+
+    async def execute(self, command: Command, timeout: float = 1.0) -> Outcome:
+        await asyncio.sleep(0)
+        self.commands.append(command)
+        if not isinstance(command, Register):
+            self.before(command)
+        outcome = self.apply(command)
+        if not isinstance(command, Register):
+            self.after(command)
+        return outcome
+
+    async def order(self, order_id: str) -> Order | None:
+        await asyncio.sleep(0)
+        return self.orders.get(order_id)
+
+    def cached(self, account: str) -> Account | None:
+        return self.accounts.get(account)
+
+
+def approve(account: Account, order: Order) -> Approved | Refused:
+    return Approved(Reservation(order.terms.quantity, Decimal(1), ZERO, ZERO), order.terms)
+
+
+def deny(account: Account, order: Order) -> Approved | Refused:
+    return Refused("order_size_limit", "too large")
+
+
+class ScriptedRisk:
+    """Risk that does with each request what the test says."""
+
+    def __init__(self, ledger: MemoryLedger) -> None:
+        self._ledger = ledger
+        self.reachable = True
+        self.requests: list[risk_pb2.ReserveRequest] = []
+        self.script: Callable[[risk_pb2.ReserveRequest], Answer] = lambda _: Answer(
+            risk_pb2.ReserveResponse(approved=True), 1.0
+        )
+
+    def reserve(self, request: risk_pb2.ReserveRequest) -> asyncio.Future[Answer]:
+        self.requests.append(request)
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        try:
+            future.set_result(self.script(request))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+class ScriptedVenue:
+    """The way to the venue: what was sent, and what each sending raises first."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+        self.raises: list[Exception | None] = []
+
+    def new_order(self, order: Order, protection_price: Decimal | None) -> bytes:
+        return order.order_id.encode()
+
+    async def send_new(self, order: Order, payload: bytes) -> object:
+        await asyncio.sleep(0)
+        self.sent.append(order.order_id)
+        error = self.raises.pop(0) if self.raises else None
+        if error is not None:
+            raise error
+        return None
