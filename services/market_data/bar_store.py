@@ -11,7 +11,8 @@ from nats.js.errors import Error as JetStreamError
 
 from services.market_data.bars import Bar
 from services.market_data.dates import Shift, midnight, utc_day
-from services.questdb.schema import DAILY_BARS, ensure_tables
+from services.questdb.queries import TableSuspended, is_missing_table, wait_applied
+from services.questdb.schema import DAILY_BARS
 from services.questdb.writes import Row
 from services.runtime.clock import Clock
 from services.runtime.connections import QuestdbPool
@@ -19,6 +20,7 @@ from services.runtime.metrics import counter, gauge
 from services.runtime.telemetry import get_logger
 
 _RETRY_SEC: Final = 1.0
+_ASIDE: Final = "daily_bars_next"
 _rewritten: Final = counter("market_data_history_written", "Times that the daily bars were written")
 _shift_days: Final = gauge("market_data_history_shift_days", "Whole days by which the history is moved")
 _log = get_logger("market_data.bar_store")
@@ -50,7 +52,7 @@ class BarStore:
         while True:
             try:
                 await self.check()
-            except (psycopg.Error, NatsError, JetStreamError, OSError, TimeoutError) as error:
+            except (psycopg.Error, NatsError, JetStreamError, TableSuspended, OSError, TimeoutError) as error:
                 if not failing:
                     _log.warning("daily bars wait", error=f"{type(error).__name__}: {error}".strip())
                 failing = True
@@ -68,7 +70,6 @@ class BarStore:
         assert self.shift is not None
         _shift_days.set(self.shift.days)
         rows = shifted_rows(self._bars, self.shift.days)
-        await ensure_tables(self._pool, DAILY_BARS)
         if await self._stored_ends() == (rows[0][0], rows[-1][0], len(rows)):
             return False
         await self._write(rows)
@@ -79,19 +80,26 @@ class BarStore:
         return True
 
     async def _write(self, rows: Sequence[Row]) -> None:
-        # One statement is one transaction: a reader sees the old history or the new one, never a mixture.
+        """Makes the table hold `rows` and nothing else; a reader finds the old history, the new one, or no
+        table for a moment, never a mixture."""
         values = [value for row in rows for value in row]
-        await self._pool.execute(DAILY_BARS.insert(len(rows)), values)
-        # What another shift left outside the new range; bars inside it were replaced.
-        for side, bound in (("<", rows[0][0]), (">", rows[-1][0])):
-            text = bound.strftime("%Y-%m-%dT%H:%M:%S.000000Z")
-            await self._pool.execute(
-                f"ALTER TABLE {DAILY_BARS.name} DROP PARTITION WHERE timestamp {side} '{text}'"
-            )
+        # There is no DELETE, and bars of another shift may lie outside the new range: a table made aside
+        # takes the name of the old one.
+        await self._pool.execute(f"DROP TABLE IF EXISTS {_ASIDE}")
+        await self._pool.execute(DAILY_BARS.create(_ASIDE))
+        await self._pool.execute(DAILY_BARS.insert(len(rows), _ASIDE), values)
+        await wait_applied(self._pool, _ASIDE)
+        await self._pool.execute(f"DROP TABLE IF EXISTS {DAILY_BARS.name}")
+        await self._pool.execute(f"RENAME TABLE {_ASIDE} TO {DAILY_BARS.name}")
 
     async def _stored_ends(self) -> tuple[datetime, datetime, int] | None:
         query = f"SELECT min(timestamp), max(timestamp), count() FROM {DAILY_BARS.name}"
-        ((first, last, count),) = await self._pool.execute(query)
+        try:
+            ((first, last, count),) = await self._pool.execute(query)
+        except psycopg.DatabaseError as error:
+            if is_missing_table(error):
+                return None
+            raise
         if not count:
             return None
         return first.replace(tzinfo=UTC), last.replace(tzinfo=UTC), count

@@ -169,12 +169,12 @@ async def logged_orders(pool: QuestdbPool, order_ids: Sequence[str]) -> dict[str
     return found
 
 
-async def wait_applied(pool: QuestdbPool, *tables: Table, timeout_sec: float = 30.0) -> None:
-    """Returns when everything committed to `tables` before the call can be read.
+async def wait_applied(pool: QuestdbPool, *tables: Table | str, timeout_sec: float = 30.0) -> None:
+    """Returns when everything committed to `tables` (or tables of these names) before the call can be read.
 
     Raises `TimeoutError`, and `TableSuspended` for a table that QuestDB no longer applies.
     """
-    names = [table.name for table in tables]
+    names = [table if isinstance(table, str) else table.name for table in tables]
     query = "SELECT name, suspended, writerTxn, sequencerTxn FROM wal_tables()"
     targets: dict[str, int] | None = None
     loop = asyncio.get_running_loop()
@@ -229,12 +229,17 @@ _COLUMNS: Final = ", ".join(column.name for column in FILLS.columns)
 _NOTHING: Final = FillTotals(Decimal(0), Decimal(0), 0)
 
 
+def is_missing_table(error: psycopg.DatabaseError) -> bool:
+    """Whether a statement failed because a table of it does not exist."""
+    return _MISSING_TABLE in str(error)
+
+
 async def _rows(pool: QuestdbPool, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
     """The answer of `query`; none when its table was not made yet, because nothing was ever stored."""
     try:
         return await pool.execute(query, values)
     except psycopg.DatabaseError as error:
-        if _MISSING_TABLE in str(error):
+        if is_missing_table(error):
             return []
         raise
 

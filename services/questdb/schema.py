@@ -28,7 +28,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One table, partitioned by day on its first column, the designated timestamp."""
+    """One table, partitioned on its first column, the designated timestamp."""
 
     name: LiteralString
     columns: tuple[Column, ...]
@@ -36,21 +36,24 @@ class Table:
     """Columns that, together, make a row the same row."""
     keep: LiteralString = ""
     """How long rows are kept ("7 DAYS"); empty: for ever."""
+    partition: LiteralString = "DAY"
+    """The time that one partition spans. Rewriting costs by the partition, so sparse rows share a long
+    one."""
 
-    def create(self) -> LiteralString:
-        """The statement that makes the table exist; harmless when it does."""
+    def create(self, name: LiteralString = "") -> LiteralString:
+        """The statement that makes the table exist (as `name`, if given); harmless when it does."""
         columns = ", ".join(f"{column.name} {column.kind}" for column in self.columns)
         keep = f" TTL {self.keep}" if self.keep else ""
         return (
-            f"CREATE TABLE IF NOT EXISTS {self.name} ({columns}) TIMESTAMP({self.columns[0].name}) "
-            f"PARTITION BY DAY{keep} WAL DEDUP UPSERT KEYS({', '.join(self.keys)})"
+            f"CREATE TABLE IF NOT EXISTS {name or self.name} ({columns}) TIMESTAMP({self.columns[0].name}) "
+            f"PARTITION BY {self.partition}{keep} WAL DEDUP UPSERT KEYS({', '.join(self.keys)})"
         )
 
-    def insert(self, rows: int = 1) -> LiteralString:
-        """The statement that inserts `rows` rows, every column in order."""
+    def insert(self, rows: int = 1, name: LiteralString = "") -> LiteralString:
+        """The statement that inserts `rows` rows (into `name`, if given), every column in order."""
         names = ", ".join(column.name for column in self.columns)
         values = ", ".join(column.placeholder for column in self.columns)
-        return f"INSERT INTO {self.name} ({names}) VALUES " + ", ".join([f"({values})"] * rows)
+        return f"INSERT INTO {name or self.name} ({names}) VALUES " + ", ".join([f"({values})"] * rows)
 
 
 FILLS: Final = Table(
@@ -106,6 +109,7 @@ DAILY_BARS: Final = Table(
         Column("volume", NUMBER),
     ),
     keys=("timestamp", "symbol"),
+    partition="YEAR",
 )
 
 TICKS: Final = Table(

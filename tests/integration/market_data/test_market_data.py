@@ -73,8 +73,10 @@ async def test_the_history_ends_yesterday_and_ticks_are_stored(
 ) -> None:
     async with pool_of(empty_questdb) as pool:
         async with market_data(empty_nats, empty_questdb) as running:
-            ends = await eventually(lambda: history_ends(pool), within_sec=20)
-            stored = await eventually(lambda: rows(pool, "SELECT symbol, price FROM ticks LIMIT 3"))
+            ends = await eventually(lambda: history_ends(pool), within_sec=60, every_sec=0.2)
+            stored = await eventually(
+                lambda: rows(pool, "SELECT symbol, price FROM ticks LIMIT 3"), within_sec=20
+            )
             status, body = await running.health()
         assert ends is not None
         first, last, count = ends
@@ -96,7 +98,7 @@ async def test_a_stale_shift_is_chosen_again_and_leaves_no_old_bar(
     clock = ManualClock(SystemClock().now_ns())
     async with pool_of(empty_questdb) as pool:
         async with market_data(empty_nats, empty_questdb, clock, QUESTDB__STORE_TICKS="false"):
-            before = await eventually(lambda: history_ends(pool), within_sec=20)
+            before = await eventually(lambda: history_ends(pool), within_sec=60, every_sec=0.2)
         assert before is not None
         clock.advance(3 * 86_400)
         moved = tuple(moment + timedelta(days=3) for moment in before[:2])
@@ -105,7 +107,7 @@ async def test_a_stale_shift_is_chosen_again_and_leaves_no_old_bar(
             async def rewritten() -> bool:
                 return await history_ends(pool) == (*moved, before[2])
 
-            await eventually(rewritten, within_sec=20)
+            await eventually(rewritten, within_sec=60, every_sec=0.2)
     client = await nats.connect(empty_nats.url)
     try:
         bucket = await client.jetstream().key_value("replay")
@@ -123,7 +125,7 @@ async def test_a_midnight_moves_the_history_of_a_running_service(
         pool_of(empty_questdb) as pool,
         market_data(empty_nats, empty_questdb, clock, QUESTDB__STORE_TICKS="false") as running,
     ):
-        before = await eventually(lambda: history_ends(pool), within_sec=20)
+        before = await eventually(lambda: history_ends(pool), within_sec=60, every_sec=0.2)
         assert before is not None
         clock.set_wall_clock(clock.now_ns() + 86_400 * 1_000_000_000)
         after = tuple(moment + timedelta(days=1) for moment in before[:2])
@@ -131,7 +133,7 @@ async def test_a_midnight_moves_the_history_of_a_running_service(
         async def moved() -> bool:
             return await history_ends(pool) == (*after, before[2])
 
-        await eventually(moved, within_sec=20)
+        await eventually(moved, within_sec=60, every_sec=0.2)
         _, body = await running.health()
         assert body["replay"]["history_ends"] == str(after[1].date())
 
@@ -151,8 +153,10 @@ async def test_without_questdb_ticks_go_on_and_health_is_degraded(
             await eventually(degraded, within_sec=10)
             empty_questdb.start()
             await empty_questdb.until_healthy()
-            await eventually(lambda: history_ends(pool), within_sec=20)
-            await eventually(lambda: rows(pool, "SELECT symbol FROM ticks LIMIT 1"), within_sec=20)
+            await eventually(lambda: history_ends(pool), within_sec=60, every_sec=0.2)
+            await eventually(
+                lambda: rows(pool, "SELECT symbol FROM ticks LIMIT 1"), within_sec=60, every_sec=0.2
+            )
 
             async def healthy() -> bool:
                 return (await running.health())[1].get("status") == "healthy"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from services.questdb.schema import FILLS, TABLES, TICKS
 
 
-def test_every_table_replaces_repeated_rows_and_is_cut_by_day() -> None:
+def test_every_table_replaces_repeated_rows_and_is_cut_by_time() -> None:
     for table in TABLES:
         statement = table.create()
         assert statement.startswith(f"CREATE TABLE IF NOT EXISTS {table.name} (timestamp TIMESTAMP, ")
-        assert "PARTITION BY DAY" in statement
+        assert f"PARTITION BY {table.partition}" in statement
         assert f"WAL DEDUP UPSERT KEYS(timestamp, {', '.join(table.keys[1:])})" in statement
         names = [column.name for column in table.columns]
         assert set(table.keys) <= set(names)
