@@ -12,6 +12,7 @@ from services.runtime.connections import NatsClient, open_nats
 from services.runtime.journal_reader import WINDOW, Message, StreamReader, StreamRegressed
 from services.runtime.local_stack import NatsServer
 from services.runtime.publisher import Publisher
+from tests.integration.runtime.pausing import frozen
 from tests.support import eventually
 
 
@@ -251,9 +252,9 @@ async def test_a_frozen_server_loses_and_repeats_nothing(
     task: asyncio.Task[None] | None = None
 
     async def freeze() -> None:
-        nats_server.pause()
-        await asyncio.sleep(4)  # longer than the client tolerates: it gives the connection up
-        nats_server.resume()
+        with frozen(nats_server):
+            # The client does not tolerate it for long: it gives the connection up.
+            await eventually(lambda: not nats_client.is_connected, within_sec=10)
 
     async for batch in reader.batches(100):
         read += batch

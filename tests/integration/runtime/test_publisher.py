@@ -9,6 +9,7 @@ from nats.js.api import StreamConfig
 from services.runtime.connections import NatsClient, open_nats
 from services.runtime.local_stack import NatsServer
 from services.runtime.publisher import PubAck, Publisher, PublishRefused, PublishUnknown
+from tests.integration.runtime.pausing import frozen
 
 
 @pytest.fixture
@@ -87,12 +88,8 @@ async def test_more_than_the_bound_in_flight_is_refused(nats_client: NatsClient,
 async def test_no_acknowledgement_in_time_is_unknown_and_the_same_id_settles_it(
     nats_server: NatsServer, publisher: Publisher, stream: str
 ) -> None:
-    nats_server.pause()
-    try:
-        with pytest.raises(PublishUnknown, match=r"no acknowledgement in 0\.1 s"):
-            await publisher.publish(f"{stream}.a", b"x", "id-1", timeout=0.1)
-    finally:
-        nats_server.resume()
+    with frozen(nats_server), pytest.raises(PublishUnknown, match=r"no acknowledgement in 0\.1 s"):
+        await publisher.publish(f"{stream}.a", b"x", "id-1", timeout=0.1)
     # The frozen server had the message in its receive buffer: publishing again finds it.
     assert await publisher.publish(f"{stream}.a", b"x", "id-1") == PubAck(stream, 1, True)
 
@@ -111,13 +108,13 @@ async def test_what_is_in_flight_when_the_server_dies_is_unknown_at_once_and_not
     publisher = Publisher(client)
     await publisher.start()
     try:
-        nats_server.pause()
-        waiting = [
-            asyncio.create_task(publisher.publish("test_killed.a", b"x", f"id-{number}", timeout=60))
-            for number in range(100)
-        ]
-        await asyncio.sleep(0)
-        nats_server.kill()
+        with frozen(nats_server):
+            waiting = [
+                asyncio.create_task(publisher.publish("test_killed.a", b"x", f"id-{number}", timeout=60))
+                for number in range(100)
+            ]
+            await asyncio.sleep(0)
+            nats_server.kill()
         outcomes = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 10)
         assert {type(outcome) for outcome in outcomes} == {PublishUnknown}
 
@@ -130,7 +127,6 @@ async def test_what_is_in_flight_when_the_server_dies_is_unknown_at_once_and_not
         ack = await publisher.publish("test_killed.a", b"x", "afterwards")
         assert ack == PubAck("test_killed", 1, False)
     finally:
-        nats_server.resume()
         await js.delete_stream("test_killed")
         await publisher.close()
         await client.close()
@@ -139,8 +135,7 @@ async def test_what_is_in_flight_when_the_server_dies_is_unknown_at_once_and_not
 async def test_a_cancelled_call_leaves_nothing_behind(
     nats_server: NatsServer, publisher: Publisher, stream: str
 ) -> None:
-    nats_server.pause()
-    try:
+    with frozen(nats_server):
         call = asyncio.create_task(publisher.publish(f"{stream}.a", b"x", "id-1"))
         await asyncio.sleep(0)
         assert publisher.in_flight == 1
@@ -148,8 +143,6 @@ async def test_a_cancelled_call_leaves_nothing_behind(
         with pytest.raises(asyncio.CancelledError):
             await call
         assert publisher.in_flight == 0
-    finally:
-        nats_server.resume()
 
 
 async def test_closing_makes_what_is_in_flight_unknown(
@@ -157,12 +150,9 @@ async def test_closing_makes_what_is_in_flight_unknown(
 ) -> None:
     publisher = Publisher(nats_client)
     await publisher.start()
-    nats_server.pause()
-    try:
+    with frozen(nats_server):
         call = asyncio.create_task(publisher.publish(f"{stream}.a", b"x", "id-1"))
         await asyncio.sleep(0)
         await publisher.close()
         with pytest.raises(PublishUnknown, match="closed"):
             await call
-    finally:
-        nats_server.resume()
