@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from services.ledger.numbers import ZERO, released_cost
 from services.ledger.order import Order, Side
-from services.ledger.values import replace
+from services.ledger.values import changed
 
 
 class TradingState(StrEnum):
@@ -64,19 +64,16 @@ class Position:
         opened = quantity - closed
         cost += (opened if signed > 0 else -opened) * price
         changes = {} if order is None or not released else self._reserved(order, -released)
-        return replace(
-            self,
-            quantity=held + signed,
-            cost=cost,
-            realised=realised,
-            fees=self.fees + fee,
-            last_price=price,
-            **changes,
-        )
+        changes["quantity"] = held + signed
+        changes["cost"] = cost
+        changes["realised"] = realised
+        changes["fees"] = self.fees + fee
+        changes["last_price"] = price
+        return changed(self, changes)
 
     def with_reserved(self, order: Order, quantity: Decimal) -> "Position":
         """Adds the reservation of `order` for `quantity` units; a negative `quantity` releases it."""
-        return replace(self, **self._reserved(order, quantity))
+        return changed(self, self._reserved(order, quantity))
 
     def _reserved(self, order: Order, quantity: Decimal) -> dict[str, Decimal]:
         held = order.reservation

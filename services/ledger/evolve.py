@@ -11,7 +11,7 @@ from services.ledger import events as e
 from services.ledger.account import Account, Position
 from services.ledger.events import Event
 from services.ledger.order import Order, OrderEvent, OrderState, next_state
-from services.ledger.values import replace
+from services.ledger.values import changed, replace
 
 FOREIGN_EXEC_IDS_KEPT: Final = 64
 
@@ -42,7 +42,7 @@ def evolve(
     changes["event_seq"] = account.event_seq + 1
     if isinstance(event, _REPORTED) and event.stream_seq > account.applied_seq:
         changes["applied_seq"] = event.stream_seq
-    return replace(account, **changes), order
+    return changed(account, changes), order
 
 
 _Changes: TypeAlias = dict[str, Any]
@@ -126,7 +126,7 @@ def _filled(account: Account, order: Order | None, event: e.Filled, now_ns: int)
     changes["cash"] = cash
     if ended:
         changes["open_orders"] = account.open_orders - 1
-    return changes, replace(order, **after)
+    return changes, changed(order, after)
 
 
 def _ended(account: Account, order: Order | None, event: e.Ended, now_ns: int) -> _Evolved:

@@ -5,7 +5,7 @@ one `object.__setattr__` a field; it was most of the cost of a change. Here a fu
 class and copies slot by slot. There is no `__post_init__` in the domain that would have to run.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, Final, TypeVar
 
@@ -22,14 +22,19 @@ def replace(value: T, **changes: Any) -> T:
 
     Raises `TypeError` for a field that the class does not have.
     """
+    return changed(value, changes)
+
+
+def changed(value: T, changes: Mapping[str, Any]) -> T:
+    """`replace` with the changes at hand as a mapping."""
     made = _known.get(type(value))
     if made is None:
         made = _known[type(value)] = _make(type(value))
     copier, setters = made
     copy = copier(value)
     try:
-        for name, content in changes.items():
-            setters[name](copy, content)
+        for name in changes:
+            setters[name](copy, changes[name])
     except KeyError as error:
         raise TypeError(f"{type(value).__name__} has no field {error}") from None
     return copy  # type: ignore[no-any-return]
