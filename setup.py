@@ -1,8 +1,8 @@
 """Packages of the distribution; everything else about it stands in pyproject.toml.
 
-The configuration files and the contracts live at the root of the repository, where a reader looks for them, and are
-shipped inside packages, so that `importlib.resources.files("services.config")` and `files("trade2026.proto")` find
-them in an installed wheel and in an editable install alike.
+The configuration files and the contracts live at the root of the repository, where a reader looks for them,
+and are shipped inside packages, so that `importlib.resources.files("services.config")` and
+`files("trade2026.proto")` find them in an installed wheel and in an editable install alike.
 """
 
 from setuptools import find_packages, setup
