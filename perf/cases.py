@@ -47,12 +47,19 @@ def grpc(
     return drive
 
 
-def http(url: str, bodies: Sequence[object], *, in_flight: int = IN_FLIGHT, rate: int = 0) -> Drive:
+def http(
+    url: str,
+    bodies: Sequence[object],
+    *,
+    in_flight: int = IN_FLIGHT,
+    rate: int = 0,
+    count_answers: bool = False,
+) -> Drive:
     """A load by the HTTP tool."""
     targets = [r.target(url, body) for body in bodies]
 
     def drive(run: int, seconds: float) -> Load:
-        return http_load(targets, seconds=seconds, rate=rate, workers=in_flight)
+        return http_load(targets, seconds=seconds, rate=rate, workers=in_flight, count_answers=count_answers)
 
     return drive
 
@@ -165,7 +172,7 @@ def orders(platform: Platform, floors: Floors, rate: int = ORDER_RATE) -> list[C
     return [
         case(
             f"orders by REST, {rate:,}/s",
-            http(platform.rest("oms", "/orders"), bodies, rate=rate),
+            http(platform.rest("oms", "/orders"), bodies, rate=rate, count_answers=True),
             http(f"http://{starlette.address}/orders", bodies, rate=rate),
             starlette,
         ),
@@ -184,13 +191,13 @@ def orders(platform: Platform, floors: Floors, rate: int = ORDER_RATE) -> list[C
         ),
         case(
             "orders by REST, one in flight",
-            http(platform.rest("oms", "/orders"), bodies, in_flight=1),
+            http(platform.rest("oms", "/orders"), bodies, in_flight=1, count_answers=True),
             http(f"http://{starlette.address}/orders", bodies, in_flight=1),
             starlette,
         ),
         case(
             "orders by REST, 16 in flight",
-            http(platform.rest("oms", "/orders"), bodies, in_flight=16),
+            http(platform.rest("oms", "/orders"), bodies, in_flight=16, count_answers=True),
             http(f"http://{starlette.address}/orders", bodies, in_flight=16),
             starlette,
         ),

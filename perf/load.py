@@ -93,12 +93,15 @@ def grpc_load(
         *("--insecure", "--format", "json", "--call", call),
         *("--concurrency", str(concurrency), "--connections", str(connections)),
         *(("--total", str(count)) if count else ("--duration", f"{seconds}s", "--duration-stop", "wait")),
-        *("--data", json.dumps(data), "--timeout", "20s"),
+        *("--data-file", "{data}", "--timeout", "20s"),
         *(() if reflection else ("--protoset", str(PROTOSET))),
         *(("--async", "--rps", str(rate)) if rate else ()),
         address,
     ]
-    result = json.loads(_run(command))
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(data, file)
+        file.flush()
+        result = json.loads(_run([part.format(data=file.name) for part in command]))
     details = result["details"] or []
     outcomes = Counter(entry["status"] for entry in details)
     return Load(

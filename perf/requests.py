@@ -64,7 +64,7 @@ def batches(size: int, accounts: int = ACCOUNTS) -> list[dict[str, Any]]:
 def reservations(run: int, accounts: Iterable[str]) -> list[dict[str, Any]]:
     """Reservations with ids that no other `run` (below 10⁸) uses; the tool numbers them."""
     # Digits are a valid ULID; its first one is at most 7.
-    number = '{{printf "%017d" .RequestNumber}}'
+    number = "{{printf `%017d` .RequestNumber}}"
     return [
         {
             **message({**check_body(account, 0.01), "side": side}),
