@@ -275,8 +275,9 @@ class Connection:
                 try:
                     wire = await self._connect()
                     break
-                except (NotConnected, RequestRefused) as error:
-                    self.last_error = str(error)
+                except Exception as error:
+                    # Whatever it is, a worker without this connection is of no use: it is tried for ever.
+                    self.last_error = str(error) or type(error).__name__
                     await asyncio.sleep(_RECONNECT_WAIT)
             self._install(wire)
 
@@ -287,6 +288,7 @@ class Connection:
         """
         limit = self._endpoint.answer_timeout
         loop = asyncio.get_running_loop()
+        suspect: float | None = None
         while not wire.closed.done():
             await asyncio.wait([wire.closed], timeout=limit / 4)
             oldest = wire.oldest()
@@ -294,4 +296,7 @@ class Connection:
                 if not wire.closed.done():
                     wire.request(_PING, None)
             elif loop.time() - oldest > limit:
-                wire.abort(f"no answer in {limit} s")
+                # Looked at twice: after a pause of this process the answers may be there, not yet read.
+                if oldest == suspect:
+                    wire.abort(f"no answer in {limit} s")
+                suspect = oldest

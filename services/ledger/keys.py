@@ -62,7 +62,7 @@ class AccountKeys:
         self.ended = ended(partition)
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=16_384)
 def account_keys(name: str, partitions: int = PARTITIONS) -> AccountKeys:
     return AccountKeys(name, partitions)
 
