@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
@@ -39,6 +40,8 @@ class Measured:
     """Consequences that were missing when the wait was given up."""
     pss_mib: Mapping[str, float] = field(default_factory=dict)
     """Largest memory of each process with its children."""
+    memory: Mapping[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """The same over time: (seconds since the beginning, MiB)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +113,13 @@ def measure(
 ) -> Measured:
     """Runs a load once, waits for its consequences, and says what everything used."""
     before = Moment.now()
-    client_before = children_cpu()
+    client_before, self_before = children_cpu(), time.process_time()
     with Watch(pids) as watch:
         load = drive(run, seconds)
         client = children_cpu() - client_before
         settled, left = settle() if settle else (0.0, 0)
     usage: Usage = watch.usage
-    ours = client + sum(usage.cpu_seconds.values())
+    ours = client + time.process_time() - self_before + sum(usage.cpu_seconds.values())
     return Measured(
         load=load,
         cpu_micros=usage.cpu_micros(load.requests),

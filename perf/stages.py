@@ -23,6 +23,7 @@ import psutil
 
 from perf import requests as r
 from perf.cases import ORDERS_A_BATCH, grpc, http
+from perf.ending import stop_in_order
 from perf.load import ToolMissing, tool
 from perf.measure import measure
 from perf.platform import Platform
@@ -248,6 +249,7 @@ def main() -> int:
     parser.add_argument("--raw", type=Path, help="folder that keeps the folded stacks")
     parser.add_argument("--functions", action="store_true", help="the innermost functions too")
     asked = parser.parse_args()
+    stop_in_order()
     try:
         tool("py-spy")
     except ToolMissing as missing:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from perf.ending import stop_in_order
 from perf.floors.servers import Floors
 from perf.gate import load_run, runs
 from perf.gate.verdicts import Table
@@ -32,6 +33,7 @@ def main() -> int:
     parser.add_argument("--engine", default="grpcio")
     parser.add_argument("--report", type=Path, default=ROOT / "perf" / "report" / "gate.md")
     asked = parser.parse_args()
+    stop_in_order()
     seconds = float(os.environ.get("GATE_SECONDS", load_run.FULL_SEC))
     table = Table()
     went: list[str] = []
