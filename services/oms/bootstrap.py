@@ -19,8 +19,6 @@ Stop (SIGTERM):
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import replace
-from decimal import Decimal
 from typing import Any, Final, TypeVar
 
 from nats.errors import Error as NatsError
@@ -51,6 +49,7 @@ from services.oms.settings import OmsSettings
 from services.oms.submit import SubmitRules, Submitter
 from services.oms.sweeper import Sweeper
 from services.questdb.fill_store import FillStore
+from services.questdb.orders_log_store import OrdersLogStore
 from services.runtime.connections import NatsClient, open_nats, open_questdb
 from services.runtime.grpc_engine import Admission, GrpcService, open_server
 from services.runtime.health import HealthBoard
@@ -219,12 +218,14 @@ class Worker:
         submitter = self._submitter(risk, ledger, dispatch, nats)
         drop_copies = DropCopies(nats, settings.ledger.partitions)
         self._refusals.append(_step(drop_copies.stop))
-        await self._own_partitions(nats, registry, ledger, publisher, dispatch)
-        self._store(nats, publisher)
+        orders_log = self._store(nats, publisher)
+        await self._own_partitions(nats, registry, ledger, publisher, dispatch, orders_log)
         if self._risk is not None:
             # An order that came before would be rejected for nothing.
             await self._risk.wait_usable(EARLY_SEC)
-        return Desk(submitter, Canceler(ledger, dispatch), Queries(ledger, self._questdb), drop_copies)
+        return Desk(
+            submitter, Canceler(ledger, dispatch), Queries(ledger, self._questdb, self._clock), drop_copies
+        )
 
     async def _open_nats(self) -> NatsClient:
         async def disconnected() -> None:
@@ -302,7 +303,7 @@ class Worker:
             settings.target,
             LedgerFacts(ledger.identity, self._settings.ledger.partitions),
             changed,
-            lambda cash: set_opening_cash(ledger, cash),
+            ledger.set_opening_cash,
         )
         client = RiskClient(channels, settings.timeout_sec)
         channels.open()
@@ -333,7 +334,13 @@ class Worker:
         return submitter
 
     async def _own_partitions(
-        self, nats: NatsClient, registry: KeyValue, ledger: Ledger, publisher: Publisher, dispatch: Dispatch
+        self,
+        nats: NatsClient,
+        registry: KeyValue,
+        ledger: Ledger,
+        publisher: Publisher,
+        dispatch: Dispatch,
+        orders_log: OrdersLogStore,
     ) -> None:
         settings, own = self._settings, self._context.own
         stored, orders = settings.ledger, settings.order_management
@@ -365,7 +372,7 @@ class Worker:
         ownership = Ownership(
             OwnershipOptions(stored.url, stored.db, stored.partitions),
             self._name,
-            _Listeners(relay, reports),
+            _Listeners(relay, orders_log, reports),
             self._clock,
         )
         self._ownership = ownership
@@ -388,17 +395,14 @@ class Worker:
                 "position pass",
             )
 
-    def _store(self, nats: NatsClient, publisher: Publisher) -> None:
+    def _store(self, nats: NatsClient, publisher: Publisher) -> OrdersLogStore:
         questdb = self._settings.questdb
-        fills = FillStore(
-            nats,
-            publisher,
-            self._questdb,
-            batch_size=questdb.batch_size,
-            flush_interval_sec=questdb.flush_interval_sec,
-        )
-        storing = self._context.own(fills.run(), "fill store")
-        self._closings.append(_step(fills.stop, storing))
+        batch, flush = questdb.batch_size, questdb.flush_interval_sec
+        fills = FillStore(nats, publisher, self._questdb, batch_size=batch, flush_interval_sec=flush)
+        log = OrdersLogStore(nats, publisher, self._questdb, batch_size=batch, flush_interval_sec=flush)
+        for store, name in ((fills, "fill store"), (log, "orders log")):
+            self._closings.append(_step(store.stop, self._context.own(store.run(), name)))
+        return log
 
     @property
     def owned(self) -> Mapping[int, int]:
@@ -466,11 +470,6 @@ class Worker:
             except Exception as error:
                 _log.error("closing failed", exc_info=error)
         await self._questdb.close()
-
-
-def set_opening_cash(ledger: Ledger, cash: Decimal) -> None:
-    """Accounts that are opened from now on begin with `cash`."""
-    ledger._options = replace(ledger._options, opening_cash=cash)
 
 
 def _step(ask: Callable[[], object], *tasks: "asyncio.Task[Any]") -> Step:

@@ -10,15 +10,34 @@ from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 import psycopg
+from ulid import ULID
 
 from services.ledger.account import Account
 from services.ledger.errors import LedgerUnavailable
-from services.ledger.order import TERMINAL, Order, OrderState, Side
+from services.ledger.numbers import ZERO
+from services.ledger.order import TERMINAL, Order, OrderState, OrderType, Side
 from services.ledger.reading import OrderPage
 from services.oms.cancel import order_not_found, read_order_id
-from services.oms.wire import SIDES, STATE_NAMES, number_text, order_message, positions_message
+from services.oms.wire import (
+    SIDES,
+    STATE_NAMES,
+    STATES,
+    TYPES,
+    number_text,
+    order_message,
+    positions_message,
+)
 from services.order_request import SYMBOL, read_account, read_client_order_id
-from services.questdb.queries import BadPageToken, FillFilter, StoredFill, list_fills
+from services.questdb.order_fold import LoggedOrder
+from services.questdb.queries import (
+    BadPageToken,
+    FillFilter,
+    StoredFill,
+    TableSuspended,
+    list_fills,
+    logged_orders,
+)
+from services.runtime.clock import Clock
 from services.runtime.connections import QuestdbPool
 from services.runtime.errors import InvalidArgument, Unavailable
 from trade2026.oms.v1 import order_pb2
@@ -27,6 +46,8 @@ LARGEST_PAGE: Final = 1_000
 DEFAULT_PAGE: Final = 100
 SCANNED: Final = 5_000
 """Orders that one call looks at for those of the wanted state; the page token goes on from there."""
+FORGOTTEN_AFTER_MS: Final = 3_600_000
+"""The ledger keeps every order at least so long; an older one may be in the log of orders alone."""
 _FIRST_SECOND: Final = 0
 _LAST_SECOND: Final = 9_000_000_000
 
@@ -48,20 +69,33 @@ class Ledger(Protocol):
 class Queries:
     """Answers questions; one a worker."""
 
-    def __init__(self, ledger: Ledger, questdb: QuestdbPool) -> None:
+    def __init__(self, ledger: Ledger, questdb: QuestdbPool, clock: Clock) -> None:
         self._ledger = ledger
         self._questdb = questdb
+        self._clock = clock
 
     async def order(self, order_id: str) -> order_pb2.Order:
         """One order. Raises `NotFound`, `InvalidArgument` and `Unavailable`."""
-        read_order_id(order_id)
+        account = read_order_id(order_id)
         try:
             order = await self._ledger.order(order_id)
         except LedgerUnavailable:
             raise _ledger_unavailable() from None
-        if order is None:
+        if order is not None:
+            return order_message(order)
+        if self._clock.now_ns() // 1_000_000 - created_ms(order_id) < FORGOTTEN_AFTER_MS:
+            # Were there such an order, the ledger would still know it.
             raise order_not_found(order_id)
-        return order_message(order)
+        try:
+            logged = (await logged_orders(self._questdb, [order_id])).get(order_id)
+        except (psycopg.Error, TimeoutError, OSError, TableSuspended):
+            raise Unavailable(
+                f"order {order_id} is not known to the ledger, and the log of orders does not answer now",
+                reason="ORDERS_LOG_UNAVAILABLE",
+            ) from None
+        if logged is None:
+            raise order_not_found(order_id)
+        return logged_order_message(logged, account)
 
     async def orders(self, request: order_pb2.ListOrdersRequest) -> order_pb2.ListOrdersResponse:
         """A page of an account's orders, newest first."""
@@ -178,6 +212,39 @@ def _read_time(field: str, time: Any) -> datetime:
     return datetime.fromtimestamp(time.seconds, UTC).replace(microsecond=time.nanos // 1000)
 
 
+def created_ms(order_id: str) -> int:
+    """The millisecond in an order id's ULID; 0 for what is none."""
+    try:
+        return int(ULID.from_str(order_id[-26:]).milliseconds)
+    except ValueError:
+        return 0
+
+
+def logged_order_message(order: LoggedOrder, account: str) -> order_pb2.Order:
+    """An order as the log of orders tells it: without fees, reason and the time of its last change."""
+    message = order_pb2.Order(
+        order_id=order.order_id,
+        account=account,
+        symbol=order.symbol,
+        side=_SIDES_BY_NAME.get(order.side, 0),
+        type=_TYPES_BY_NAME.get(order.type, 0),
+    )
+    if order.client_order_id:
+        message.client_order_id = order.client_order_id
+    if order.state is not None:
+        message.state = STATES[order.state]
+    if order.quantity is not None:
+        message.quantity.value = number_text(order.quantity)
+        open_quantity = ZERO if order.ended else order.quantity - order.cumulative
+        message.leaves_quantity.value = number_text(max(ZERO, open_quantity))
+    if order.price is not None:
+        message.price.value = number_text(order.price)
+    message.cumulative_quantity.value = number_text(order.cumulative)
+    message.create_time.FromMilliseconds(created_ms(order.order_id))
+    return message
+
+
+_TYPES_BY_NAME: Final[Mapping[str, Any]] = {kind.value: number for kind, number in TYPES.items()}
 _SIDES_BY_NAME: Final[Mapping[str, Any]] = {side.value: SIDES[side] for side in Side}
 
 

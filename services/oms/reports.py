@@ -200,7 +200,6 @@ class _Partition:
             lane = self.lanes[report.account] = _Lane(self, report.account)
         lane.reports.append((report, message))
         self.waiting += 1
-        _waiting.inc()
         if lane.idle and len(lane.reports) == 1:
             # After the rest of this batch: what arrived together is committed together.
             asyncio.get_running_loop().call_soon(self._start, lane)
@@ -216,7 +215,6 @@ class _Partition:
         if self.stopped:
             return
         self.waiting -= committed
-        _waiting.dec(committed)
         if self.waiting < MAX_WAITING // 2:
             self._room.set()
 
@@ -287,7 +285,6 @@ class _Partition:
         if self.task is not None:
             self.task.cancel()
             await asyncio.gather(self.task, return_exceptions=True)
-        _waiting.dec(self.waiting)
         try:
             await self.save()
         except LedgerError as error:
@@ -339,6 +336,7 @@ class ReportConsumer:
         """Records the checkpoints until cancelled."""
         while True:
             await asyncio.sleep(CHECKPOINT_SEC)
+            _waiting.set(sum(consumer.waiting for consumer in self._partitions.values()))
             for consumer in list(self._partitions.values()):
                 try:
                     await consumer.save()
@@ -349,9 +347,16 @@ class ReportConsumer:
 _ENDED: Final = frozenset({OrderState.CANCELED, OrderState.REJECTED, OrderState.EXPIRED, OrderState.DENIED})
 
 
+_applied_by: Final[dict[tuple[ReportKind, Effect], Any]] = {}
+
+
 def note_applied(report: ApplyReport, outcome: Outcome) -> None:
     """Logs and counts an applied report; fills by the message `fill`."""
-    _applied.labels(report.kind.value, outcome.effect.value).inc()
+    key = (report.kind, outcome.effect)
+    counted = _applied_by.get(key)
+    if counted is None:
+        counted = _applied_by[key] = _applied.labels(report.kind.value, outcome.effect.value)
+    counted.inc()
     if outcome.effect is not Effect.DONE or report.kind is not ReportKind.FILL:
         return
     order = outcome.order

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import grpc
 import httpx
 
+from services.runtime.ids import new_order_id
 from tests.contract.oms.clients import OmsClient, Refusal
 from tests.integration.oms.platform import OmsPlatform
 from tests.support import eventually
+from trade2026.risk.v1 import risk_pb2, risk_service_pb2_grpc
+from trade2026.type.v1 import order_pb2 as type_pb2
 
 
 def limit_buy(of_account: str, **fields: Any) -> dict[str, Any]:
@@ -67,3 +71,22 @@ async def reserved_of(platform: OmsPlatform, account: str) -> tuple[int, dict[st
         if float(one.get("open_buy", 0)) or float(one.get("open_sell", 0))
     }
     return int(answer.get("open_orders", 0)), held
+
+
+async def reserve_alone(platform: OmsPlatform, account: str, order_id: str = "") -> str:
+    """What a worker leaves that dies between its reservation and its publication; the order id."""
+    order_id = order_id or new_order_id(account)
+    request = risk_pb2.ReserveRequest(
+        account=account,
+        symbol="BTCUSDT",
+        side=type_pb2.SIDE_BUY,
+        type=type_pb2.ORDER_TYPE_LIMIT,
+        order_id=order_id,
+        max_open_orders=1000,
+    )
+    request.quantity.value = "0.1"
+    request.price.value = "45000"
+    async with grpc.aio.insecure_channel(platform.addresses["risk"]["grpc"]) as channel:
+        answer = await risk_service_pb2_grpc.RiskServiceStub(channel).Reserve(request)
+    assert answer.approved
+    return order_id

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from decimal import Decimal
 from typing import Any
 
 import pytest
+import redis.asyncio
+from ulid import ULID
 
+from services.ledger.partition import partition_of
 from services.runtime.errors import Code
 from tests.contract.oms.clients import OverRest, Refusal
-from tests.integration.oms.orders import market_buy, until_state
+from tests.integration.oms.orders import market_buy, reserve_alone, until_state
 from tests.integration.oms.platform import OmsPlatform
 from tests.support import eventually
 
@@ -86,3 +91,29 @@ async def test_a_malformed_listing_of_fills_names_its_field(
     with pytest.raises(Refusal) as refused:
         await oms.call("ListFills", {"account": account, **changed})
     assert (refused.value.code, refused.value.fields) == (Code.INVALID_ARGUMENT, [field])
+
+
+async def test_an_order_that_the_ledger_has_forgotten_is_told_from_the_log_of_orders(
+    platform: OmsPlatform, oms: OverRest, account: str
+) -> None:
+    warm = await oms.call("SubmitOrder", market_buy(account))
+    await until_state(oms, warm["order_id"], "filled")
+    an_hour_and_more = 4_000
+    ulid = str(ULID.from_timestamp(time.time() - an_hour_and_more))
+    order_id = await reserve_alone(platform, account, f"{account}-{ulid}")
+    await until_state(oms, order_id, "canceled", within_sec=20)
+    async with redis.asyncio.Redis.from_url(platform.valkey.url) as client:
+        assert await client.unlink(f"order:{{p{partition_of(account)}}}:{order_id}") == 1
+
+    async def logged() -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = (await oms.call("GetOrder", {"order_id": order_id}))["order"]
+        except Refusal as error:
+            raise AssertionError(f"{error.code}: {error.message}") from error
+        assert found["state"] == "canceled"
+        return found
+
+    order = await eventually(logged, within_sec=20, every_sec=0.2)
+    assert (order["account"], order["symbol"], order["side"]) == (account, "BTCUSDT", "buy")
+    assert (order["quantity"], order["price"]) == (Decimal("0.1"), 45000)
+    assert (order["cumulative_quantity"], order["leaves_quantity"]) == (0, 0)

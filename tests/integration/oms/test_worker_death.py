@@ -8,46 +8,24 @@ import os
 import signal
 from typing import Any
 
-import grpc
 import httpx
 from nats.aio.client import Client
 
-from services.runtime.ids import new_order_id
 from services.runtime.streams import ORDERS
 from tests.contract.oms.clients import OverRest, Refusal
 from tests.integration.oms.orders import (
     limit_buy,
     market_buy,
     orders_of,
+    reserve_alone,
     reserved_of,
     resting,
     until_state,
 )
 from tests.integration.oms.platform import OmsPlatform, freeze, kill_workers, thaw, worker_pids
 from tests.support import eventually
-from trade2026.risk.v1 import risk_pb2, risk_service_pb2_grpc
-from trade2026.type.v1 import order_pb2 as type_pb2
 
 FINAL = {"filled", "canceled", "rejected", "denied", "expired"}
-
-
-async def reserve_alone(platform: OmsPlatform, account: str) -> str:
-    """What a worker leaves that dies between its reservation and its publication; the order id."""
-    order_id = new_order_id(account)
-    request = risk_pb2.ReserveRequest(
-        account=account,
-        symbol="BTCUSDT",
-        side=type_pb2.SIDE_BUY,
-        type=type_pb2.ORDER_TYPE_LIMIT,
-        order_id=order_id,
-        max_open_orders=1000,
-    )
-    request.quantity.value = "0.1"
-    request.price.value = "45000"
-    async with grpc.aio.insecure_channel(platform.addresses["risk"]["grpc"]) as channel:
-        answer = await risk_service_pb2_grpc.RiskServiceStub(channel).Reserve(request)
-    assert answer.approved
-    return order_id
 
 
 async def sent(bus: Client, order_id: str) -> list[str]:
@@ -180,7 +158,7 @@ async def test_a_stop_finishes_what_was_accepted(platform: OmsPlatform, oms: Ove
         )
         for number in range(100)
     ]
-    await asyncio.sleep(0.1)
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for pid in worker_pids(platform.oms):
         os.kill(pid, signal.SIGTERM)
     answers = await asyncio.gather(*tasks, return_exceptions=True)
