@@ -15,7 +15,7 @@ from ulid import ULID
 from services.ledger.account import Account
 from services.ledger.errors import LedgerUnavailable
 from services.ledger.numbers import ZERO
-from services.ledger.order import TERMINAL, Order, OrderState, OrderType, Side
+from services.ledger.order import TERMINAL, Order, OrderState, Side
 from services.ledger.reading import OrderPage
 from services.oms.cancel import order_not_found, read_order_id
 from services.oms.wire import (

@@ -1,0 +1,112 @@
+"""The client that is shipped, against the platform: outcomes learned, events followed, over outages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from decimal import Decimal
+
+import grpc
+import pytest
+
+from tests.integration.oms.platform import OmsPlatform, kill_workers
+from tests.support import eventually
+from trade2026.client import OmsClient, OutcomeUnknown, RiskClient, exact, new_order
+from trade2026.oms.v1 import order_pb2
+from trade2026.risk.v1 import risk_pb2
+from trade2026.type.v1 import order_pb2 as type_pb2
+
+
+@pytest.fixture
+async def client(platform: OmsPlatform) -> AsyncIterator[OmsClient]:
+    async with OmsClient(platform.addresses["oms"]["grpc"]) as client:
+        yield client
+
+
+async def test_an_order_is_submitted_seen_and_canceled(client: OmsClient, account: str) -> None:
+    order = new_order(account, "BTCUSDT", "sell", Decimal("0.1"), price=52_000)
+    answer = await client.submit(order)
+    assert answer.status == order_pb2.SUBMIT_STATUS_SUBMITTED
+    assert answer.client_order_id == order.client_order_id != ""
+    assert (await client.submit(order)).order_id == answer.order_id
+    canceled = await client.cancel(answer.order_id)
+    assert canceled.state == type_pb2.ORDER_STATE_PENDING_CANCEL
+
+    async def ended() -> bool:
+        return (await client.order(answer.order_id)).state == type_pb2.ORDER_STATE_CANCELED
+
+    await eventually(ended, within_sec=10)
+    with pytest.raises(grpc.aio.AioRpcError) as ended_before:
+        await client.cancel(answer.order_id)
+    assert ended_before.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_the_outcome_is_learned_over_a_kill_of_the_workers(
+    platform: OmsPlatform, client: OmsClient, account: str
+) -> None:
+    async def one(number: int) -> order_pb2.SubmitOrderResponse:
+        order = new_order(account, "BTCUSDT", "buy", Decimal("0.01"), client_order_id=f"learn-{number}")
+        return await client.submit(order)
+
+    tasks = [asyncio.create_task(one(number)) for number in range(60)]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    kill_workers(platform.oms)
+    answers = await asyncio.gather(*tasks)
+    assert len({answer.order_id for answer in answers}) == 60
+
+    async def booked() -> bool:
+        positions = await client.positions(account)
+        filled = 0
+        for answer in answers:
+            order = await client.order(answer.order_id)
+            assert order.state in (type_pb2.ORDER_STATE_FILLED, type_pb2.ORDER_STATE_CANCELED), order
+            filled += order.state == type_pb2.ORDER_STATE_FILLED
+        assert Decimal(positions["BTCUSDT"].quantity.value) == filled * Decimal("0.01")
+        return True
+
+    await eventually(booked, within_sec=40, every_sec=0.5)
+
+
+async def test_an_outcome_that_stays_unknown_is_told_as_such(
+    platform: OmsPlatform, client: OmsClient, account: str
+) -> None:
+    platform.nats.kill()
+    with pytest.raises(OutcomeUnknown) as unknown:
+        await client.submit(new_order(account, "BTCUSDT", "buy", 1, client_order_id="dark"), within_sec=1.5)
+    assert unknown.value.client_order_id == "dark"
+
+
+async def test_events_are_followed_without_gap_over_a_kill_of_the_workers(
+    platform: OmsPlatform, client: OmsClient, account: str
+) -> None:
+    seen: list[int] = []
+
+    async def follow() -> None:
+        async for message in client.executions(account, heartbeat_sec=1):
+            seen += [message.sequence]
+
+    following = asyncio.create_task(follow())
+    try:
+        for number in range(3):
+            answer = await client.submit(new_order(account, "BTCUSDT", "buy", Decimal("0.01")))
+            assert answer.status == order_pb2.SUBMIT_STATUS_SUBMITTED
+            if number == 1:
+                kill_workers(platform.oms)
+        await eventually(lambda: len(seen) >= 8, within_sec=30)
+        assert seen == list(range(1, len(seen) + 1))
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+
+async def test_a_check_is_evaluated(platform: OmsPlatform, account: str) -> None:
+    request = risk_pb2.CheckRequest(
+        account=account, symbol="BTCUSDT", side=type_pb2.SIDE_BUY, quantity=exact(Decimal("0.1"))
+    )
+    async with RiskClient(platform.addresses["risk"]["grpc"]) as risk:
+        assert (await risk.check(request)).approved
+
+
+def test_a_binary_float_is_no_exact_number() -> None:
+    with pytest.raises(TypeError):
+        exact(0.1)  # type: ignore[arg-type]
