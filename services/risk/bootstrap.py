@@ -120,7 +120,7 @@ class Worker:
             settings.policy(),
             settings.risk_checks.initial_buying_power_usd,
             LiveMarket(self._marks, self._returns),
-            always_read=not (performance.cache_positions and performance.cache_limits),
+            always_read=not may_cache(settings),
         )
         self.servicer = RiskServicer(
             self._engine,
@@ -253,20 +253,30 @@ async def _connect(context: WorkerContext[RiskSettings], health: HealthBoard) ->
     return client
 
 
-async def _open_ledger(context: WorkerContext[RiskSettings], client: NatsClient) -> RiskLedger:
-    """The ledger, waited for. Raises `SettingsError` for one that must not be used."""
-    settings = context.settings
-    if settings.ledger.allow_unsafe:
-        _log.warning("a Valkey that may lose data is taken", key="ledger.allow_unsafe")
-    options = LedgerOptions(
+def ledger_options(settings: RiskSettings) -> LedgerOptions:
+    """How a worker uses the ledger."""
+    return LedgerOptions(
         url=settings.ledger.url,
         db=settings.ledger.db,
         partitions=settings.ledger.partitions,
         opening_cash=settings.risk_checks.initial_buying_power_usd,
         position_cache_ttl=settings.valkey.position_cache_ttl_sec,
-        cache_accounts=settings.performance.cache_positions and settings.performance.cache_limits,
+        cache_accounts=may_cache(settings),
         allow_unsafe=settings.ledger.allow_unsafe,
     )
+
+
+def may_cache(settings: RiskSettings) -> bool:
+    """Whether copies of accounts may be used; limits are part of the account, so both keys have to agree."""
+    return settings.performance.cache_positions and settings.performance.cache_limits
+
+
+async def _open_ledger(context: WorkerContext[RiskSettings], client: NatsClient) -> RiskLedger:
+    """The ledger, waited for. Raises `SettingsError` for one that must not be used."""
+    settings = context.settings
+    if settings.ledger.allow_unsafe:
+        _log.warning("a Valkey that may lose data is taken", key="ledger.allow_unsafe")
+    options = ledger_options(settings)
     told = ""
     while True:
         try:
