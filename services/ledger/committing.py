@@ -30,6 +30,8 @@ from services.runtime.telemetry import get_logger
 
 _PATIENCE: Final = 3
 """Refusals in a row after which a batch is halved."""
+_TURN: Final = (0.0005, 0.1)
+"""Least and greatest time that a contending worker is given. Seconds."""
 _RETRY_WAIT: Final = 0.02
 
 _log = get_logger("ledger")
@@ -53,10 +55,25 @@ class Committing:
         """Commits what waits for one account, until nothing does."""
         try:
             while slot.waiting:
+                if slot.contended:
+                    await self._give_way(slot)
                 limit = min(len(slot.waiting), self._max_batch)
                 await self._answer(slot, [slot.waiting.popleft() for _ in range(limit)])
         finally:
             slot.runner = None
+
+    async def _give_way(self, slot: Slot) -> None:
+        """Lets another worker that wants the same account go first, after this one has committed.
+
+        Two busy workers would otherwise compute at the same time, and one of them always in vain.
+        """
+        least, greatest = _TURN
+        if not slot.fresh or self._loop.time() - slot.answered_at > max(least, slot.pace):
+            return
+        slot.turn = self._loop.create_future()
+        done, _ = await asyncio.wait([slot.turn], timeout=min(greatest, max(least, 2 * slot.pace)))
+        slot.turn = None
+        slot.contended = bool(done)
 
     async def load(self, slot: Slot, order_ids: Sequence[str]) -> Copy:
         """Reads the account and the named orders; what the slot holds follows the answers in their order."""
@@ -71,8 +88,11 @@ class Committing:
 
     async def _answer(self, slot: Slot, batch: list[Item]) -> None:
         """Answers every command of `batch`, whatever happens."""
+        started = self._loop.time()
         try:
             await self._settle(slot, batch)
+            slot.answered_at = self._loop.time()
+            slot.pace = slot.answered_at - started
         except LedgerError as error:
             fail(batch, error)
         except _NotSent as defect:
@@ -103,6 +123,7 @@ class Committing:
                 if await self._commit(slot, copy, batch):
                     return
                 refusals += 1
+                slot.contended = True
             except NotConnected:
                 earliest = min(item.deadline for item in batch)
                 await self._store.commits.wait_connected(earliest - self._loop.time())

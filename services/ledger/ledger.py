@@ -198,7 +198,7 @@ class Ledger:
             for slot in self._slots.values():
                 slot.drop()
         elif (held := self._slots.get(account)) is not None:
-            held.fresh = False
+            held.invalidate()
 
     def _usable(self, slot: Slot) -> bool:
         """Whether readers may be shown the slot's copy."""

@@ -41,12 +41,16 @@ class Slot:
 
     __slots__ = (
         "account",
+        "answered_at",
         "confirmed",
+        "contended",
         "copy",
         "fresh",
         "loaded_at",
         "loading",
+        "pace",
         "runner",
+        "turn",
         "unopened",
         "unsettled",
         "waiting",
@@ -64,6 +68,14 @@ class Slot:
         """The registry agreed that the account, missing in the copy at hand, was never opened."""
         self.confirmed = ""
         """The incarnation that the registry has confirmed."""
+        self.contended = False
+        """Another worker wants the account as much as this one."""
+        self.answered_at = 0.0
+        """When the last batch was answered, in loop time."""
+        self.pace = 0.0
+        """How long the last batch took from its start to its commit's answer. Seconds."""
+        self.turn: asyncio.Future[None] | None = None
+        """Ends when another worker has changed the account."""
         self.runner: asyncio.Task[None] | None = None
         self.unsettled: str | None = None
         """The token that an unanswered commit expects. While it is the stored one, the next commit replaces
@@ -85,7 +97,13 @@ class Slot:
             # Tokens never come back: the unanswered commit has landed, or never will.
             self.unsettled = None
 
+    def invalidate(self) -> None:
+        """Another worker has changed the account."""
+        self.fresh = False
+        if self.turn is not None and not self.turn.done():
+            self.turn.set_result(None)
+
     def drop(self) -> None:
         """Forgets the copy: the connection that would tell of changes is gone, or the copy is doubted."""
         self.copy = None
-        self.fresh = False
+        self.invalidate()
