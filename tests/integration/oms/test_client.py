@@ -82,8 +82,9 @@ async def test_events_are_followed_without_gap_over_a_kill_of_the_workers(
     seen: list[int] = []
 
     async def follow() -> None:
-        async for message in client.executions(account, heartbeat_sec=1):
-            seen += [message.sequence]
+        stream = client.executions(account, heartbeat_sec=1)
+        while True:
+            seen.append((await anext(stream)).sequence)
 
     following = asyncio.create_task(follow())
     try:
