@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from perf import cases, growth, report, saturation, stages
+from perf import cases, growth, report, saturation, stages, steps
 from perf.ending import stop_in_order
 from perf.floors.raw import jetstream_round_trips, valkey_round_trips
 from perf.floors.servers import Floors
@@ -133,8 +133,9 @@ class Session:
         """CPU time of an order by stage."""
         patient = {"TRADE2026_OMS__RISK_SERVICE__TIMEOUT_SEC": "2"}
         with tempfile.TemporaryDirectory() as raw, Platform(variables=patient) as platform:
-            found = stages.sample(platform, "rest", cases.ORDER_RATE, self.seconds, Path(raw))
-        self.results.stages = stages.table(found)
+            plain, found = stages.sample(platform, "rest", cases.ORDER_RATE, self.seconds, Path(raw))
+        own = steps.table(steps.measure_all())
+        self.results.stages = "\n".join([stages.summary(plain), stages.table(found), "", own])
 
 
 def _round_trips(valkey: ValkeyServer, broker: NatsServer, profile: Durability) -> list[Case]:

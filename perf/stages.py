@@ -25,7 +25,7 @@ from perf import requests as r
 from perf.cases import ORDERS_A_BATCH, grpc, http
 from perf.ending import stop_in_order
 from perf.load import ToolMissing, tool
-from perf.measure import measure
+from perf.measure import Measured, measure
 from perf.platform import Platform
 
 SERVICES: Final = ("oms", "risk", "live-gateway")
@@ -152,12 +152,14 @@ def workers(pid: int) -> list[int]:
     return [child.pid for child in children if "resource_tracker" not in " ".join(child.cmdline())] or [pid]
 
 
-def sample(platform: Platform, via: str, rate: int, seconds: float, raw: Path) -> list[Stages]:
-    """Loads a platform with orders while the stacks of its services are sampled into `raw`."""
+def sample(
+    platform: Platform, via: str, rate: int, seconds: float, raw: Path
+) -> tuple[Measured, list[Stages]]:
+    """Loads a platform with orders, then again while the stacks of its services are sampled into `raw`."""
     bodies = [r.order_body(number) for number in range(r.CYCLE)]
     oms, items = platform.grpc("oms"), ORDERS_A_BATCH if via == "batch" else 1
     drive = {
-        "rest": http(platform.rest("oms", "/orders"), bodies, rate=rate),
+        "rest": http(platform.rest("oms", "/orders"), bodies, rate=rate, count_answers=True),
         "batch": grpc(oms, r.BATCH_SUBMIT, r.batches(ORDERS_A_BATCH), rate=rate // ORDERS_A_BATCH),
         "unary": grpc(oms, r.SUBMIT, r.orders(), rate=rate),
     }[via]
@@ -217,7 +219,7 @@ def sample(platform: Platform, via: str, rate: int, seconds: float, raw: Path) -
     found.extend(
         Stages(part, plain.cpu_micros[part] / items, {}, {}) for part in pids if part not in SERVICES
     )
-    return found
+    return plain, found
 
 
 def _shares(seconds: Mapping[str, float], total: float) -> dict[str, float]:
@@ -235,6 +237,16 @@ def table(stages: Iterable[Stages]) -> str:
             if share >= 0.01
         ]
     return "\n".join(lines)
+
+
+def summary(plain: Measured) -> str:
+    """What load the table is of."""
+    load = plain.load
+    shown = ", ".join(f"{name} {value:.2f}" for name, value in load.latencies.items())
+    return (
+        f"{load.rate:,.0f} requests/s ({shown} ms), {load.answers or load.outcomes}, "
+        f"others used {plain.others:.0%} of the machine\n"
+    )
 
 
 def main() -> int:
@@ -263,7 +275,8 @@ def main() -> int:
     ):
         raw = asked.raw or Path(temporary)
         raw.mkdir(parents=True, exist_ok=True)
-        stages = sample(platform, asked.via, asked.rate, asked.seconds, raw)
+        plain, stages = sample(platform, asked.via, asked.rate, asked.seconds, raw)
+    print(summary(plain))
     print(table(stages))
     if asked.functions:
         for one in stages:
