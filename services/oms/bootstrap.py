@@ -41,6 +41,7 @@ from services.oms.order_entry import OrderEntry
 from services.oms.outcomes import SubmissionRecord
 from services.oms.position_pass import PositionPass
 from services.oms.queries import Queries
+from services.oms.questdb_probe import ping_questdb
 from services.oms.reports import ReportConsumer
 from services.oms.risk_channel import LedgerFacts, RiskChannels
 from services.oms.risk_client import RiskClient
@@ -50,7 +51,7 @@ from services.oms.submit import SubmitRules, Submitter
 from services.oms.sweeper import Sweeper
 from services.questdb.fill_store import FillStore
 from services.questdb.orders_log_store import OrdersLogStore
-from services.runtime.connections import NatsClient, open_nats, open_questdb
+from services.runtime.connections import NatsClient, open_nats, open_questdb, open_valkey
 from services.runtime.grpc_engine import Admission, GrpcService, open_server
 from services.runtime.health import HealthBoard
 from services.runtime.http_server import serve
@@ -156,11 +157,13 @@ class Worker:
         self._closings: list[Step] = []
         """How the parts are closed, in the order of their opening."""
         self._nats: NatsClient | None = None
-        self._ledger: Ledger | None = None
+        self.ledger: Ledger | None = None
         self._risk: RiskChannels | None = None
         self._ownership: Ownership | None = None
         self._closing = False
         self._questdb = open_questdb(context.settings.questdb.pg_url)
+        valkey = context.settings.valkey
+        self._valkey = open_valkey(valkey.url, valkey.db, valkey.max_connections, name="oms-projection")
         self.board = HealthBoard(context.settings.monitoring.health_check_interval_sec)
         self.service = OrderService(context.clock)
         self._register_health()
@@ -172,7 +175,7 @@ class Worker:
         board.register("nats", critical=True, probe=self._check_nats)
         board.register("executions", critical=True)
         board.report("executions", True)
-        board.register("questdb", critical=False, probe=self._questdb.ping)
+        board.register("questdb", critical=False, probe=self._check_questdb)
         if risk.enabled:
             board.register("risk", critical=risk.fail_closed, probe=self._check_risk)
         if not risk.enabled or not risk.fail_closed:
@@ -187,9 +190,13 @@ class Worker:
             )
 
     async def _check_valkey(self) -> None:
-        if self._ledger is None:
+        if self.ledger is None:
             raise ConnectionError("the ledger is not open")
-        await self._ledger.ping()
+        await self.ledger.ping()
+        await self._valkey.ping()
+
+    async def _check_questdb(self) -> None:
+        await ping_questdb(self._questdb, self._settings.questdb.http_url)
 
     async def _check_nats(self) -> None:
         if self._nats is None or not self._nats.is_connected:
@@ -206,7 +213,7 @@ class Worker:
         settings = self._settings
         nats = self._nats = await self._open_nats()
         registry = await self._streams(nats)
-        ledger = self._ledger = await self._open_ledger(nats, registry)
+        ledger = self.ledger = await self._open_ledger(nats, registry)
         publisher = Publisher(nats)
         await publisher.start()
         self._closings.append(publisher.close)
@@ -470,6 +477,7 @@ class Worker:
             except Exception as error:
                 _log.error("closing failed", exc_info=error)
         await self._questdb.close()
+        await self._valkey.aclose()
 
 
 def _step(ask: Callable[[], object], *tasks: "asyncio.Task[Any]") -> Step:

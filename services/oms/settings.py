@@ -55,6 +55,8 @@ class OmsValkeySettings(ValkeySettings):
     """Section `valkey`: where the projection `position:{account}:{symbol}` lives."""
 
     db: int = Field(default=5, ge=0)
+    max_connections: int = Field(default=20, ge=1)
+    """Connections of a worker to it for looking at it, at most; positions are written through one."""
     position_ttl_sec: PositiveDuration = 3600.0
     """Upper bound, in seconds, on the age of a copy of an account in a worker. A position never expires."""
 
@@ -70,6 +72,9 @@ class OmsLedgerSettings(LedgerSettings):
 
 class OmsQuestdbSettings(QuestdbSettings):
     """Section `questdb`: where fills and the log of orders are stored."""
+
+    http_url: Annotated[str, Field(pattern=r"^https?://[^/]+")] = "http://questdb:9000"
+    """Address of its HTTP side; health looks at it."""
 
     batch_size: int = Field(default=1000, ge=1, le=100_000)
     """Rows that are written at once, at most."""

@@ -18,7 +18,11 @@ class WorkerInProcess:
         self.worker = bootstrap.Worker(self.context)
 
     async def __aenter__(self) -> bootstrap.Worker:
-        self.worker.service.attach(await self.worker.wire())
+        try:
+            self.worker.service.attach(await self.worker.wire())
+        except BaseException:
+            await self.__aexit__()
+            raise
         await self.worker.board.probe_once()
         return self.worker
 
