@@ -65,6 +65,12 @@ def _pack(arguments: Sequence[Argument]) -> bytes:
     return packed
 
 
+def _noted(future: "asyncio.Future[Any]") -> None:
+    """Takes note of an answer that nobody waits for, be it an error."""
+    if not future.cancelled():
+        future.exception()
+
+
 class _Wire(asyncio.Protocol):
     """The byte stream of one connection: requests out, answers and invalidations in."""
 
@@ -294,7 +300,7 @@ class Connection:
             oldest = wire.oldest()
             if oldest is None:
                 if not wire.closed.done():
-                    wire.request(_PING, None)
+                    wire.request(_PING, None).add_done_callback(_noted)
             elif loop.time() - oldest > limit:
                 # Looked at twice: after a pause of this process the answers may be there, not yet read.
                 if oldest == suspect:

@@ -123,7 +123,7 @@ class Ledger:
             return slot.copy.account
         if slot.loading is None:
             slot.loading = self._loop.create_task(self._look(slot))
-            slot.loading.add_done_callback(lambda _: setattr(slot, "loading", None))
+            slot.loading.add_done_callback(lambda task: _looked(slot, task))
         return (await asyncio.shield(slot.loading)).account
 
     def set_opening_cash(self, cash: Decimal) -> None:
@@ -220,3 +220,10 @@ class Ledger:
         except (NotConnected, Unanswered, RequestRefused) as error:
             raise LedgerUnavailable(str(error)) from error
         return copy
+
+
+def _looked(slot: Slot, task: "asyncio.Task[Copy]") -> None:
+    slot.loading = None
+    if not task.cancelled():
+        # Everybody who asked may have gone away: then a failure is no news to anybody.
+        task.exception()

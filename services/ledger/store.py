@@ -90,8 +90,9 @@ class Store:
             self._invalidated(None)
             return
         for key in stored:
-            # account:{p<N>}:<account>
-            self._invalidated(key.decode().rpartition(":")[2])
+            # account:{p<N>}:<account>; records that were read on this connection are of no interest.
+            if key.startswith(b"account:"):
+                self._invalidated(key.decode().rpartition(":")[2])
 
     def keys_of(self, account: str) -> AccountKeys:
         return account_keys(account, self._partitions)
@@ -113,10 +114,9 @@ class Store:
             return copy
 
         loading = self.commits.request("HGETALL", held.account, handler=on_account)
-        orders = self._orders(account, loading.result, order_ids) if order_ids else None
+        if order_ids:
+            await asyncio.gather(loading, self._orders(account, loading.result, order_ids))
         copy: Copy = await loading
-        if orders is not None:
-            await orders
         return copy
 
     async def load_orders(self, account: str, copy: Copy, order_ids: Sequence[str]) -> None:
