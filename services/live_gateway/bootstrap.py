@@ -53,7 +53,7 @@ _OTHER_VENUE_SEC: Final = 1.0
 _POLL_SEC: Final = 0.02
 _GAUGES_SEC: Final = 1.0
 _SWITCH_SEC: Final = 0.0005
-"""How soon the journal's thread gets the interpreter from a busy event loop; a transaction asks several times."""
+"""How soon the journal's thread gets the interpreter from a busy event loop: several times a transaction."""
 
 T = TypeVar("T")
 _Context = WorkerContext[GatewaySettings]

@@ -187,7 +187,13 @@ async def test_lost_journal_is_replaced_by_what_the_reports_tell(
     filled = [await exchange.new("alice") for _ in range(20)]
     resting = await exchange.new("alice", type="stop", stop_price=46000)
     await eventually(lambda: _counted(exchange, 21))
-    before = (await exchange.ask("venue.positions"))["positions"]
+
+    async def told() -> Any:
+        answer = await exchange.ask("venue.positions")
+        assert answer["executions_seq"] == 21
+        return answer["positions"]
+
+    before = await eventually(told)
     venue.stop()
     for file in venue.journal.parent.glob("journal.sqlite3*"):
         file.unlink()

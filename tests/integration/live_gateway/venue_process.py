@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +25,7 @@ from services.runtime.local_stack import free_ports
 from services.runtime.local_stack.part import HEALTHY, Health, Part, http_get, loopback, not_ready
 from services.runtime.publisher import Publisher, PublishError
 from services.runtime.streams import DEADLETTER, EXECUTIONS, ORDERS, ensure_streams
+from tests.support import eventually
 
 TICK_SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 
@@ -103,9 +105,16 @@ class Exchange:
     async def mark(self, price: str, *symbols: str) -> None:
         """Publishes a tick; of every symbol when none is named."""
         for symbol in symbols or TICK_SYMBOLS:
-            tick = f'{{"symbol":"{symbol}","price":{price},"timestamp":{time.time()}}}'
+            await eventually(partial(self._tick, symbol, price), within_sec=10)
+
+    async def _tick(self, symbol: str, price: str) -> bool:
+        tick = f'{{"symbol":"{symbol}","price":{price},"timestamp":{time.time()}}}'
+        try:
             await self.client.publish(f"ticks.{symbol}", tick.encode())
-        await self.client.flush()
+            await self.client.flush(timeout=1)
+        except (NatsError, TimeoutError):
+            return False
+        return True
 
     async def new(self, account: str, **terms: object) -> str:
         """Sends an order (limit to buy 0.1 BTCUSDT at 45000 unless told) and returns its id."""
