@@ -26,7 +26,7 @@ from services.ledger.slot import Item, Slot, fail
 from services.ledger.store import Store, load_if_lost
 from services.ledger.transition import named_order
 from services.runtime.clock import Clock
-from services.runtime.telemetry import get_logger
+from services.runtime.telemetry import counter, get_logger, histogram
 
 _PATIENCE: Final = 3
 """Refusals in a row after which a batch is halved."""
@@ -35,6 +35,9 @@ _TURN: Final = (0.0005, 0.1)
 _RETRY_WAIT: Final = 0.02
 
 _log = get_logger("ledger")
+_latency = histogram("ledger_commit_latency_ms", "From sending a commit to its answer, in milliseconds")
+_refused = counter("ledger_commits_refused", "Commits that met a state changed by another worker")
+_unanswered = counter("ledger_commits_unanswered", "Commits whose answer never came; each was tried again")
 
 
 class _NotSent(Exception):
@@ -215,15 +218,21 @@ class Committing:
             raise
         except Exception as error:
             raise _NotSent from error
+        sent = self._loop.time()
         try:
-            return await answer
+            committed = await answer
         except (Unanswered, RequestRefused) as error:
             certain = isinstance(error, RequestRefused) and error.certain
             if (draft.events or fenced) and not certain:
                 slot.unsettled = expected
                 for item in batch:
                     item.doubtful = True
+                _unanswered.inc()
             raise
+        _latency.observe((self._loop.time() - sent) * 1e3)
+        if not committed:
+            _refused.inc()
+        return committed
 
     def _installer(self, slot: Slot) -> "_Install":
         return _Install(slot, self._loop)
