@@ -3,6 +3,8 @@ sets."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -15,6 +17,7 @@ from typing import Any, Final
 import nats
 import psycopg
 import redis
+from nats.errors import Error as NatsError
 
 from services.messages import Tick, encode
 from services.questdb.schema import DAILY_BARS
@@ -110,16 +113,41 @@ class RiskPlatform:
             wait_until(stored, within_sec=20)
 
     async def tick(self, **marks: Decimal | str) -> None:
-        """Publishes marks (of every symbol unless named) and returns when risk has seen them."""
+        """Publishes a mark of each named symbol, or of all."""
         async with self.nats_client() as client:
-            for symbol, price in (marks or MARKS).items():
-                tick = Tick(symbol=symbol, price=Decimal(price), timestamp=Decimal(1))
-                await client.publish(f"ticks.{symbol}", encode(tick))
+            await publish_marks(client, marks or MARKS)
             await client.flush()
 
     @asynccontextmanager
+    async def ticking(self) -> AsyncIterator[None]:
+        """Publishes every mark, again and again, whenever NATS is there."""
+
+        async def publish() -> None:
+            while True:
+                with contextlib.suppress(NatsError, OSError):
+                    if client.is_connected:
+                        await publish_marks(client, MARKS)
+                await asyncio.sleep(0.1)
+
+        async with self.nats_client() as client:
+            publishing = asyncio.ensure_future(publish())
+            try:
+                yield
+            finally:
+                publishing.cancel()
+
+    @asynccontextmanager
     async def nats_client(self) -> AsyncIterator[Any]:
-        client = await nats.connect(self.nats.url, connect_timeout=5)
+        async def quiet(_: Exception) -> None:
+            """The server is hurt on purpose."""
+
+        client = await nats.connect(
+            self.nats.url,
+            connect_timeout=5,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.1,
+            error_cb=quiet,
+        )
         try:
             yield client
         finally:
@@ -158,6 +186,13 @@ class RiskPlatform:
             if line.startswith(sample + " "):
                 return float(line.rpartition(" ")[2])
         return 0.0
+
+
+async def publish_marks(client: Any, marks: Mapping[str, Decimal | str]) -> None:
+    """One tick of each symbol."""
+    for symbol, price in marks.items():
+        tick = Tick(symbol=symbol, price=Decimal(price), timestamp=Decimal(1))
+        await client.publish(f"ticks.{symbol}", encode(tick))
 
 
 @contextmanager
