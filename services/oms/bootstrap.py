@@ -18,43 +18,37 @@ Stop (SIGTERM):
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Mapping
+from typing import Final
 
 from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
 from nats.js.kv import KeyValue
 
-from gateway_http import create_app, local
 from services.instruments import instruments_of
-from services.ledger.connection import Endpoint
-from services.ledger.errors import ForeignLedger, LedgerUnavailable, NotConnected, UnsafeValkey
+from services.ledger.errors import ForeignLedger, LedgerUnavailable, UnsafeValkey
 from services.ledger.ledger import Ledger, LedgerOptions
-from services.ledger.ownership import Ownership, OwnershipOptions, PartitionListener
-from services.ledger.positions import Positions
 from services.ledger.registry import KvAccountRegistry
-from services.ledger.relay import Relay, RelayOptions
 from services.oms.cancel import Canceler
 from services.oms.dispatch import Dispatch, check_subjects
 from services.oms.executions import DropCopies
 from services.oms.order_entry import OrderEntry
 from services.oms.outcomes import SubmissionRecord
-from services.oms.position_pass import PositionPass
+from services.oms.owner import OwnersWork
 from services.oms.queries import Queries
 from services.oms.questdb_probe import ping_questdb
-from services.oms.reports import ReportConsumer
 from services.oms.risk_channel import LedgerFacts, RiskChannels
 from services.oms.risk_client import RiskClient
-from services.oms.servicer import Desk, OrderService, ReconciliationService
+from services.oms.servicer import Desk, OrderService
+from services.oms.serving import open_ports
 from services.oms.settings import OmsSettings
+from services.oms.steps import Step, ending, until
 from services.oms.submit import SubmitRules, Submitter
-from services.oms.sweeper import Sweeper
+from services.oms.tasks import end
 from services.questdb.fill_store import FillStore
 from services.questdb.orders_log_store import OrdersLogStore
 from services.runtime.connections import NatsClient, open_nats, open_questdb, open_valkey
-from services.runtime.grpc_engine import Admission, GrpcService, open_server
 from services.runtime.health import HealthBoard
-from services.runtime.http_server import serve
 from services.runtime.ids import new_ulid
 from services.runtime.publisher import Publisher
 from services.runtime.service import WorkerContext
@@ -69,29 +63,16 @@ from services.runtime.streams import (
     ensure_streams,
 )
 from services.runtime.telemetry import get_logger
-from trade2026.oms.v1 import (
-    order_service_pb2,
-    order_service_pb2_grpc,
-    reconciliation_service_pb2,
-    reconciliation_service_pb2_grpc,
-)
 
 EARLY_SEC: Final = 2.0
 """After so long the ports are opened although a dependency is missing."""
-RETRY_SEC: Final = 0.25
 MAX_BATCH: Final = 512
 """Commands of one account in one commit."""
 DRAIN_SEC: Final = 10.0
 """Time that open calls and begun submissions have to finish at a stop."""
 
 _Context = WorkerContext[OmsSettings]
-_T = TypeVar("_T")
 _log = get_logger("oms.bootstrap")
-
-_ORDER_SERVICE: Final = order_service_pb2.DESCRIPTOR.services_by_name["OrderService"]
-_RECONCILIATION_SERVICE: Final = reconciliation_service_pb2.DESCRIPTOR.services_by_name[
-    "ReconciliationService"
-]
 
 
 async def run(context: _Context) -> None:
@@ -117,29 +98,10 @@ async def run(context: _Context) -> None:
             await stopped
     finally:
         board.stopping()
-        for task in (wiring, stopped):
-            task.cancel()
-        await asyncio.wait({wiring, stopped})
+        await end(wiring)
+        await end(stopped)
         await worker.stop()
         await context.cancel_owned()
-
-
-class _Listeners:
-    """Several listeners as one: begun in order, ended in reverse."""
-
-    def __init__(self, *listeners: PartitionListener) -> None:
-        self._listeners = listeners
-
-    async def acquired(self, partition: int, fence: int) -> None:
-        for listener in self._listeners:
-            await listener.acquired(partition, fence)
-
-    async def lost(self, partition: int) -> None:
-        for listener in reversed(self._listeners):
-            await listener.lost(partition)
-
-
-Step = Callable[[], Awaitable[object]]
 
 
 class Worker:
@@ -150,16 +112,14 @@ class Worker:
         self._settings = context.settings
         self._clock = context.clock
         self._name = f"oms-{context.index}-{new_ulid()}"
-        self._owning = asyncio.Event()
-        """Set when owner's work is to end."""
         self._refusals: list[Step] = []
-        """Steps of a stop that refuse new work and finish what was accepted, in their order."""
+        """Steps of a stop that refuse new work and finish what was accepted, all at once."""
         self._closings: list[Step] = []
         """How the parts are closed, in the order of their opening."""
         self._nats: NatsClient | None = None
         self.ledger: Ledger | None = None
         self._risk: RiskChannels | None = None
-        self._ownership: Ownership | None = None
+        self._work: OwnersWork | None = None
         self._closing = False
         self._questdb = open_questdb(context.settings.questdb.pg_url)
         valkey = context.settings.valkey
@@ -224,9 +184,20 @@ class Worker:
         )
         submitter = self._submitter(risk, ledger, dispatch, nats)
         drop_copies = DropCopies(nats, settings.ledger.partitions)
-        self._refusals.append(_step(drop_copies.stop))
-        orders_log = self._store(nats, publisher)
-        await self._own_partitions(nats, registry, ledger, publisher, dispatch, orders_log)
+        self._refusals.append(ending(drop_copies.stop))
+        work = self._work = OwnersWork(
+            settings,
+            self._name,
+            nats,
+            publisher,
+            ledger,
+            self._store(nats, publisher),
+            self._context.own,
+            self._clock,
+            lambda why: self.board.report("executions", False, why),
+        )
+        await work.begin(dispatch, registry)
+        self._closings.append(work.close)
         if self._risk is not None:
             # An order that came before would be rejected for nothing.
             await self._risk.wait_usable(EARLY_SEC)
@@ -261,7 +232,7 @@ class Worker:
             await check_subjects(js, self._settings.nats.order_subject_prefix)
             return await ensure_bucket(js, ACCOUNTS_BUCKET)
 
-        return await _until("streams", ensure, (NatsError, JetStreamError, OSError, TimeoutError))
+        return await until("streams", ensure, (NatsError, JetStreamError, OSError, TimeoutError))
 
     async def _open_ledger(self, nats: NatsClient, registry: KeyValue) -> Ledger:
         settings = self._settings
@@ -284,9 +255,9 @@ class Worker:
             await ledger.bind_stream(EXECUTIONS, str(info.created))
 
         try:
-            ledger = await _until("ledger", open_ledger, (LedgerUnavailable,))
+            ledger = await until("ledger", open_ledger, (LedgerUnavailable,))
             self._closings.append(ledger.close)
-            await _until(
+            await until(
                 "executions", bind, (LedgerUnavailable, NatsError, JetStreamError, OSError, TimeoutError)
             )
         except (UnsafeValkey, ForeignLedger) as error:
@@ -340,124 +311,24 @@ class Worker:
         self._refusals.append(submitter.drain)
         return submitter
 
-    async def _own_partitions(
-        self,
-        nats: NatsClient,
-        registry: KeyValue,
-        ledger: Ledger,
-        publisher: Publisher,
-        dispatch: Dispatch,
-        orders_log: OrdersLogStore,
-    ) -> None:
-        settings, own = self._settings, self._context.own
-        stored, orders = settings.ledger, settings.order_management
-        positions = Positions(
-            nats,
-            Endpoint.parse(settings.valkey.url, settings.valkey.db),
-            settings.nats.position_subject_prefix,
-        )
-        relay = Relay(
-            RelayOptions(
-                stored.url, stored.db, stored.partitions, realtime_positions=orders.update_positions_realtime
-            ),
-            publisher,
-            positions,
-            self._clock,
-        )
-        await _until("positions", positions.open, (NotConnected, OSError))
-        self._closings.append(positions.close)
-        await _until("relay", relay.open, (NotConnected, OSError))
-        self._closings.append(relay.close)
-        reports = ReportConsumer(
-            nats,
-            ledger,
-            publisher,
-            own,
-            fill_subject=settings.nats.fill_subject,
-            regressed=lambda why: self.board.report("executions", False, why),
-        )
-        ownership = Ownership(
-            OwnershipOptions(stored.url, stored.db, stored.partitions),
-            self._name,
-            _Listeners(relay, orders_log, reports),
-            self._clock,
-        )
-        self._ownership = ownership
-        relaying = own(relay.run(self._owning), "relay")
-        owning = own(ownership.run(self._owning), "ownership")
-        self._closings.append(_step(self._owning.set, relaying, owning))
-        own(reports.run(), "checkpoints")
-        own(Sweeper(ledger, dispatch, self._owned_now, self._clock).run(), "sweeper")
-        if not orders.update_positions_realtime:
-            own(
-                PositionPass(
-                    registry,
-                    ledger,
-                    positions,
-                    self._owned_now,
-                    stored.partitions,
-                    orders.reconcile_positions_interval_sec,
-                    self._clock,
-                ).run(),
-                "position pass",
-            )
-
     def _store(self, nats: NatsClient, publisher: Publisher) -> OrdersLogStore:
         questdb = self._settings.questdb
         batch, flush = questdb.batch_size, questdb.flush_interval_sec
         fills = FillStore(nats, publisher, self._questdb, batch_size=batch, flush_interval_sec=flush)
         log = OrdersLogStore(nats, publisher, self._questdb, batch_size=batch, flush_interval_sec=flush)
         for store, name in ((fills, "fill store"), (log, "orders log")):
-            self._closings.append(_step(store.stop, self._context.own(store.run(), name)))
+            self._closings.append(ending(store.stop, self._context.own(store.run(), name)))
         return log
 
     @property
     def owned(self) -> Mapping[int, int]:
         """The partitions owned now, with their fencing numbers."""
-        return self._ownership.owned if self._ownership is not None else {}
-
-    def _owned_now(self) -> Collection[int]:
-        return self.owned.keys()
+        return self._work.owned if self._work is not None else {}
 
     async def serve(self) -> None:
         """Opens REST and gRPC."""
-        context, settings = self._context, self._settings.service
-        admission = Admission(settings.grpc_max_in_flight)
-        reconciliation = ReconciliationService()
-        app = create_app(
-            [local(_ORDER_SERVICE, self.service), local(_RECONCILIATION_SERVICE, reconciliation)],
-            title="oms",
-            health=self.board.body,
-            admission=admission,
-        )
-        grpc_server = await open_server(
-            settings,
-            [
-                GrpcService(
-                    _ORDER_SERVICE.full_name,
-                    order_service_pb2_grpc.add_OrderServiceServicer_to_server,
-                    self.service,
-                ),
-                GrpcService(
-                    _RECONCILIATION_SERVICE.full_name,
-                    reconciliation_service_pb2_grpc.add_ReconciliationServiceServicer_to_server,
-                    reconciliation,
-                ),
-            ],
-            self.board,
-            workers=context.workers,
-            admission=admission,
-        )
-        http = await serve(
-            app, settings.host, settings.port, reuse_port=context.workers > 1, on_failure=context.fail
-        )
-
-        async def answer_open_calls() -> None:
-            await asyncio.gather(app.stop(DRAIN_SEC), grpc_server.stop(DRAIN_SEC))
-            await http.stop()
-
-        # Before the submissions are waited for: what a call has begun is what they are.
-        self._refusals.insert(0, answer_open_calls)
+        close = await open_ports(self._context, self.service, self.board, DRAIN_SEC)
+        self._refusals.append(close)
 
     async def stop(self) -> None:
         """Steps 1 to 5 of a stop."""
@@ -478,27 +349,3 @@ class Worker:
                 _log.error("closing failed", exc_info=error)
         await self._questdb.close()
         await self._valkey.aclose()
-
-
-def _step(ask: Callable[[], object], *tasks: "asyncio.Task[Any]") -> Step:
-    """A step that asks for an end and waits for `tasks` to come to it."""
-
-    async def step() -> None:
-        ask()
-        if tasks:
-            await asyncio.wait(tasks)
-
-    return step
-
-
-async def _until(what: str, attempt: Callable[[], Awaitable[_T]], errors: tuple[type[Exception], ...]) -> _T:
-    """The result of `attempt`, which is repeated while it raises one of `errors`."""
-    said = ""
-    while True:
-        try:
-            return await attempt()
-        except errors as error:
-            if str(error) != said:
-                said = str(error)
-                _log.warning("waiting", part=what, error=f"{type(error).__name__}: {error}")
-            await asyncio.sleep(RETRY_SEC)

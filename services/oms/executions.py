@@ -19,6 +19,7 @@ from nats.js.errors import NotFoundError
 from services.ledger.codec import Commit, UnknownFormat, decode_commits
 from services.ledger.events import Event
 from services.ledger.partition import partition_of
+from services.oms.tasks import end
 from services.runtime.connections import NatsClient
 from services.runtime.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from services.runtime.journal_reader import Message, StreamReader
@@ -113,9 +114,8 @@ class DropCopies:
                         yield numbered
                 coming = loop.create_task(_next(batches), name="drop copy")
         finally:
-            for task in (coming, stopped):
-                task.cancel()
-            await asyncio.gather(coming, stopped, return_exceptions=True)
+            await end(coming)
+            await end(stopped)
 
     def _subject(self, account: str) -> str:
         return f"ledger.{partition_of(account, self._partitions)}.{account}"

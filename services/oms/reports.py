@@ -24,6 +24,7 @@ from services.ledger.errors import LedgerError
 from services.ledger.order import OrderState
 from services.messages import BadMessage
 from services.oms.report_decoding import decode_report
+from services.oms.tasks import end
 from services.runtime.connections import NatsClient
 from services.runtime.journal_reader import Message, StreamReader, StreamRegressed
 from services.runtime.publisher import Publisher, PublishRefused, PublishUnknown
@@ -283,8 +284,7 @@ class _Partition:
         """Ends the reading; commits in flight go on by themselves and are recognised when repeated."""
         self.stopped = True
         if self.task is not None:
-            self.task.cancel()
-            await asyncio.gather(self.task, return_exceptions=True)
+            await end(self.task)
         try:
             await self.save()
         except LedgerError as error:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import grpc
 
+from services.oms.tasks import end
 from services.runtime.ids import new_ulid
 from services.runtime.telemetry import get_logger
 from trade2026.risk.v1 import risk_pb2, risk_service_pb2_grpc
@@ -93,8 +94,7 @@ class RiskChannel:
         keeper, self._keeper = self._keeper, None
         self.usable = False
         if keeper is not None:
-            keeper.cancel()
-            await asyncio.gather(keeper, return_exceptions=True)
+            await end(keeper)
 
     async def info(self, timeout_sec: float = INFO_TIMEOUT_SEC) -> risk_pb2.GetServiceInfoResponse:
         """What the peer says of itself. Raises `grpc.aio.AioRpcError`."""
