@@ -79,7 +79,11 @@ SERVICES: Sequence[ServiceSpec] = (
         metrics_port=9095,
         grpc_port=None,
         scales=False,
-        settings={"NATS__URL": _NATS, "STORE__PATH": "{folder}/venue.db"},
+        settings={
+            "NATS__URL": _NATS,
+            "STORE__PATH": "{folder}/venue.db",
+            "STORE__DURABILITY": "{durability}",
+        },
     ),
     ServiceSpec(
         name="risk",
@@ -155,7 +159,7 @@ class ServicePart(Part):
         if spec.scales:
             settings["SERVICE__WORKERS"] = str(options.workers)
         for key, template in spec.settings.items():
-            settings[key] = template.format(folder=self.folder, **addresses)
+            settings[key] = template.format(folder=self.folder, durability=options.durability, **addresses)
         self._environment = {f"{prefix}__{key}": value for key, value in settings.items()}
 
     def command(self) -> Sequence[str]:
