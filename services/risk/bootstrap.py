@@ -53,6 +53,9 @@ from trade2026.risk.v1.risk_service_pb2_grpc import add_RiskServiceServicer_to_s
 SERVICE: Final = risk_service_pb2.DESCRIPTOR.services_by_name["RiskService"]
 _RETRY_SEC: Final = 0.2
 _QUESTDB_SEC: Final = 10.0
+_NATS_SEC: Final = 2.0
+_NO_ACCOUNT: Final = "no.account"
+"""A key that the registry can never hold: accounts have no points."""
 _log = get_logger("risk")
 T = TypeVar("T")
 
@@ -103,6 +106,7 @@ class Worker:
         performance = settings.performance
         self._context = context
         self._nats: NatsClient | None = None
+        self._registry: KvAccountRegistry | None = None
         self._ledger: RiskLedger | None = None
         self._owned: list[asyncio.Task[Any]] = []
         self._questdb = open_questdb(settings.questdb.pg_url, timeout_sec=_QUESTDB_SEC)
@@ -148,7 +152,10 @@ class Worker:
         if self._nats is None:
             return
         await self._marks.start(self._nats)
-        self._ledger = await _unless_stopped(context, _open_ledger(context, self._nats))
+        self._registry = await _unless_stopped(context, _open_registry(self._nats))
+        if self._registry is None:
+            return
+        self._ledger = await _unless_stopped(context, _open_ledger(context, self._registry))
         self._engine.ledger = self._ledger
 
     async def stop(self) -> None:
@@ -162,9 +169,11 @@ class Worker:
         await self._questdb.close()
 
     async def _probe_nats(self) -> None:
-        if self._nats is None:
+        if self._nats is None or self._registry is None:
             raise ConnectionError("not connected yet")
         await self._nats.flush(timeout=1)
+        # After a restart the server answers before its streams do, and without them no account is opened.
+        await self._registry.look_up(_NO_ACCOUNT)
 
     async def _probe_valkey(self) -> None:
         if self._ledger is None:
@@ -235,22 +244,16 @@ async def _connect(context: WorkerContext[RiskSettings], health: HealthBoard) ->
         if not context.stop.is_set():
             health.report("nats", False, "disconnected")
 
-    async def reconnected() -> None:
-        health.report("nats", True)
-
     async def gave_up() -> None:
         if not context.stop.is_set():
             context.fail(ConnectionError("the connection to NATS was closed"), "nats")
 
-    client = await open_nats(
+    return await open_nats(
         settings.nats.url,
         f"{settings.service.name}-{context.index}",
         on_disconnected=disconnected,
-        on_reconnected=reconnected,
         on_closed=gave_up,
     )
-    health.report("nats", True)
-    return client
 
 
 def ledger_options(settings: RiskSettings) -> LedgerOptions:
@@ -271,24 +274,44 @@ def may_cache(settings: RiskSettings) -> bool:
     return settings.performance.cache_positions and settings.performance.cache_limits
 
 
-async def _open_ledger(context: WorkerContext[RiskSettings], client: NatsClient) -> RiskLedger:
+async def _open_registry(client: NatsClient) -> KvAccountRegistry:
+    """The registry of opened accounts, waited for."""
+
+    async def attempt() -> KvAccountRegistry:
+        bucket: KeyValue = await ensure_bucket(client.jetstream(timeout=_NATS_SEC), ACCOUNTS_BUCKET)
+        return KvAccountRegistry(bucket)
+
+    return await _waited_for("the registry of opened accounts", attempt, (NatsError, TimeoutError, OSError))
+
+
+async def _open_ledger(context: WorkerContext[RiskSettings], registry: KvAccountRegistry) -> RiskLedger:
     """The ledger, waited for. Raises `SettingsError` for one that must not be used."""
-    settings = context.settings
-    if settings.ledger.allow_unsafe:
+    options = ledger_options(context.settings)
+    if options.allow_unsafe:
         _log.warning("a Valkey that may lose data is taken", key="ledger.allow_unsafe")
-    options = ledger_options(settings)
+
+    async def attempt() -> RiskLedger:
+        ledger = await RiskLedger.open(options, registry, context.clock)
+        assert isinstance(ledger, RiskLedger)
+        return ledger
+
+    try:
+        return await _waited_for("the ledger", attempt, (LedgerUnavailable,))
+    except (UnsafeValkey, ForeignLedger) as error:
+        raise SettingsError(f"ledger.url: {error}") from None
+
+
+async def _waited_for(
+    what: str, attempt: Callable[[], Coroutine[Any, Any, T]], expected: tuple[type[Exception], ...]
+) -> T:
+    """The result of the first attempt that does not fail with one of the `expected` errors."""
     told = ""
     while True:
         try:
-            bucket: KeyValue = await ensure_bucket(client.jetstream(timeout=2), ACCOUNTS_BUCKET)
-            ledger = await RiskLedger.open(options, KvAccountRegistry(bucket), context.clock)
-            assert isinstance(ledger, RiskLedger)
-            return ledger
-        except (UnsafeValkey, ForeignLedger) as error:
-            raise SettingsError(f"ledger.url: {error}") from None
-        except (LedgerUnavailable, NatsError, TimeoutError, OSError) as error:
+            return await attempt()
+        except expected as error:
             reason = f"{type(error).__name__}: {error}"
             if reason != told:
-                _log.warning("the ledger is waited for", reason=reason)
+                _log.warning("waiting", what=what, reason=reason)
                 told = reason
         await asyncio.sleep(_RETRY_SEC)
