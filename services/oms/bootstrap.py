@@ -236,12 +236,13 @@ class Worker:
 
     async def _open_ledger(self, nats: NatsClient, registry: KeyValue) -> Ledger:
         settings = self._settings
+        checked = settings.risk_service.enabled and settings.risk_service.fail_closed
         options = LedgerOptions(
             url=settings.ledger.url,
             db=settings.ledger.db,
             partitions=settings.ledger.partitions,
-            # Risk decides on it where there is one; until it has told, no account is opened.
-            opening_cash=None if settings.risk_service.enabled else settings.ledger.opening_cash_usd,
+            # Risk decides on it; until it has told, no account is opened, unless oms may do without risk.
+            opening_cash=None if checked else settings.ledger.opening_cash_usd,
             position_cache_ttl=settings.valkey.position_ttl_sec,
             allow_unsafe=settings.ledger.allow_unsafe,
             max_batch=MAX_BATCH,

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
-from google.rpc import code_pb2
+from google.rpc import code_pb2, error_details_pb2
+from grpc_status import rpc_status
 
 from services.oms.risk_channel import RiskChannel, RiskChannels
 from services.runtime.errors import AlreadyExists, InvalidArgument, ResourceExhausted
@@ -208,7 +209,7 @@ class RiskClient:
                 failure = ReservationUnknown(
                     TIMEOUT, f"risk did not answer within {self._timeout_sec * 1000:g} ms"
                 )
-            elif code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            elif code is grpc.StatusCode.RESOURCE_EXHAUSTED and _refused_at_the_door(error):
                 failure = ResourceExhausted("risk is overloaded; nothing was reserved")
             else:
                 failure = ReservationUnknown(ERROR, "risk could not be reached or answered an error")
@@ -217,6 +218,16 @@ class RiskClient:
             self._channels.missed(channel)
         else:
             _log.warning("risk call failed", code=code.name, orders=len(batch), target=self._channels.target)
+
+
+def _refused_at_the_door(error: grpc.aio.AioRpcError) -> bool:
+    """Whether risk itself says that it did not take the call; libraries use the code for other things."""
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    for detail in status.details if status is not None else ():
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info):
+            return bool(info.reason == ResourceExhausted.default_reason)
+    return False
 
 
 def _settle(future: "asyncio.Future[Answer]", result: risk_pb2.ReserveResult, latency_ms: float) -> None:

@@ -65,7 +65,7 @@ class OmsLedgerSettings(LedgerSettings):
     """Section `ledger`: the account ledger, shared with risk."""
 
     opening_cash_usd: Number = Decimal(100_000)
-    """Cash of an account that oms opens while `risk_service.enabled` is false; otherwise risk tells it."""
+    """Cash of an account that oms opens unchecked; where risk can be asked, it tells."""
     allow_unsafe: bool = False
     """Take a Valkey that may lose or evict what it confirmed. For experiments only."""
 

@@ -326,8 +326,12 @@ class Submitter:
                 reason="NOT_READY",
                 metadata={"order_id": order.order_id},
             ) from None
-        except PublishUnknown as unknown:
-            _log.warning("order unacknowledged", order_id=order.order_id, error=str(unknown))
+        except Exception as unknown:
+            # Whatever it was, the order may be on its way.
+            if isinstance(unknown, PublishUnknown):
+                _log.warning("order unacknowledged", order_id=order.order_id, error=str(unknown))
+            else:
+                _log.error("publication failed", order_id=order.order_id, exc_info=unknown)
             self.own(self._settle_publication(order, payload), f"settle {order.order_id}")
             raise OutcomeUnknown(
                 order, f"whether order {order.order_id} reached the journal of orders is not known; ask again"

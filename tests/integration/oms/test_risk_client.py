@@ -23,6 +23,7 @@ from services.oms.risk_client import (
 )
 from services.runtime.errors import AlreadyExists, InvalidArgument, ResourceExhausted
 from services.runtime.local_stack.ports import free_ports
+from services.runtime.rpc_status import abort_with
 from tests.support import eventually
 from trade2026.risk.v1 import risk_pb2, risk_service_pb2_grpc
 
@@ -201,7 +202,8 @@ async def test_each_order_of_a_call_has_its_own_result(desk: Desk, risk: Risk) -
     [
         (grpc.StatusCode.INTERNAL, ReservationUnknown),
         (grpc.StatusCode.UNAVAILABLE, ReservationUnknown),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, ResourceExhausted),
+        # Without saying that it was risk that refused, it may have been anybody, at any moment.
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, ReservationUnknown),
     ],
 )
 async def test_a_failed_call_fails_every_order_of_it(
@@ -217,6 +219,18 @@ async def test_a_failed_call_fails_every_order_of_it(
     for future in (desk.reserve("one"), desk.reserve("two")):
         with pytest.raises(kind):
             await future
+
+
+async def test_a_call_that_risk_refuses_at_its_door_reserves_nothing(desk: Desk, risk: Risk) -> None:
+    async def refuse(request: Any, context: Any) -> Any:
+        await abort_with(context, ResourceExhausted("more than 3 calls are open"))
+
+    risk.BatchReserve = refuse  # type: ignore[method-assign]
+    await risk.stop()
+    await risk.start()
+    assert await desk.channels.wait_usable(5)
+    with pytest.raises(ResourceExhausted):
+        await desk.reserve("one")
 
 
 async def test_without_anybody_there_nothing_is_sent_and_the_return_is_noticed(
