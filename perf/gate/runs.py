@@ -25,7 +25,7 @@ CHECKS: Final = 10_000
 ORDERS: Final = 1_000
 BURST_ACCOUNTS: Final = 100
 _GIB: Final = 1024.0
-_EVENTUALLY_SEC: Final = 60.0
+_EVENTUALLY_SEC: Final = 30.0
 
 
 def run_1(platform: Platform, floors: Floors, table: Table) -> None:
@@ -127,7 +127,10 @@ def run_5(platform: Platform, table: Table) -> None:
     before = platform.metrics("risk"), platform.metrics("oms")
     answer = _submit(platform, {**r.check_body(), "type": "limit"})
     order_id = answer.get("order_id", "none")
-    table.holds("5", "POST /orders", "submitted", answer.get("status") == "submitted", str(answer))
+    submitted = answer.get("status") == "submitted"
+    table.holds("5", "POST /orders", "submitted", submitted, str(answer))
+    if not submitted:
+        return
     for service in ("risk", "live-gateway", "oms"):
         path = platform.stack.part_log(service)
         logged = _eventually(lambda path=path: order_id in path.read_text())  # type: ignore[misc]
@@ -157,7 +160,9 @@ def run_7(platform: Platform, table: Table) -> None:
     _submit(platform, {**r.check_body(), "type": "limit"})
     for service in ("risk", "oms", "live-gateway", "market-data"):
         answer = platform.get(service, "/health")
-        table.holds("7", f"GET /health of {service}", "healthy", answer == {"status": "healthy"}, str(answer))
+        table.holds(
+            "7", f"GET /health of {service}", "healthy", answer.get("status") == "healthy", str(answer)
+        )
     statement = "SELECT COUNT(*) FROM fills WHERE timestamp > dateadd('m', -10, now())"
 
     def fills() -> int:
