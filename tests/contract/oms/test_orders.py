@@ -110,7 +110,7 @@ async def test_a_repeated_client_order_id_returns_the_original_order(oms: OmsCli
     first = await oms.call("SubmitOrder", order)
     assert first["status"] == "submitted"
     assert await oms.call("SubmitOrder", order) == first
-    same_in_other_digits = {**order, "quantity": 0.10, "price": 45000}
+    same_in_other_digits = {**order, "quantity": 0.10, "price": 48000}
     assert await oms.call("SubmitOrder", same_in_other_digits) == first
     await until_state(oms, first["order_id"], "filled", "new")
     assert await oms.call("SubmitOrder", order) == first
