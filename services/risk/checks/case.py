@@ -26,7 +26,6 @@ class Case:
     __slots__ = (
         "_held_marks",
         "_limits",
-        "_own",
         "_reference",
         "_risk",
         "_unit",
@@ -67,7 +66,6 @@ class Case:
         self._reference: Decimal | None = None
         self._unit: UnitValuation | None = None
         self._risk: AccountRisk | None = None
-        self._own: SymbolExposure | None = None
 
     @property
     def limits(self) -> Limits:
@@ -114,10 +112,9 @@ class Case:
     @property
     def own(self) -> SymbolExposure:
         """The exposure of the order's symbol, the order included; raises `NoReferencePrice`."""
-        if self._own is None:
-            symbol = self.order.symbol
-            self._own = next(exposure for exposure in self.risk.symbols if exposure.symbol == symbol)
-        return self._own
+        own = self.risk.own
+        assert own is not None
+        return own
 
     @property
     def shortest(self) -> Decimal:

@@ -1,7 +1,9 @@
 """The verdict on an order: runs the table of controls and keeps the first failure."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import lru_cache
 from typing import Final
 
 from services.ledger.account import Account
@@ -9,7 +11,7 @@ from services.ledger.commands import Approved, Refused
 from services.ledger.order import Reservation
 from services.risk.checks.candidate import Candidate
 from services.risk.checks.case import Case, NoReferencePrice
-from services.risk.checks.controls import CONTROLS, ControlRule, Failure
+from services.risk.checks.controls import CONTROLS, ControlRule, Failure, Finding
 from services.risk.checks.display import text
 from services.risk.checks.limits import LimitsUnreadable, Policy
 from services.risk.checks.market import Market
@@ -74,11 +76,8 @@ def evaluate(
         case = Case(account, order, market, policy, max_open_orders, explain)
         if explain:
             return _explained(case)
-        enabled, reducing = policy.enabled, case.reducing
-        for rule in CONTROLS:
-            if (rule.switch and rule.switch not in enabled) or (reducing and rule.spares_reducing):
-                continue
-            failure, value, limit = rule.measure(case)
+        for measure in _measures(policy.enabled, case.reducing):
+            failure, value, limit = measure(case)
             if failure is not None:
                 return Verdict(False, failure.reason, _sentence(failure.sentence, case, value, limit))
         return Verdict(True, unit=case.unit)
@@ -91,6 +90,16 @@ def assess(
 ) -> Approved | Refused:
     """`evaluate` as the ledger's `Assess`."""
     return evaluate(account, order, market, policy, max_open_orders=max_open_orders).decision(order)
+
+
+@lru_cache(maxsize=16)
+def _measures(enabled: frozenset[str], reducing: bool) -> tuple[Callable[[Case], Finding], ...]:
+    """What is measured, in the order of the table, under these switches."""
+    return tuple(
+        rule.measure
+        for rule in CONTROLS
+        if (not rule.switch or rule.switch in enabled) and not (reducing and rule.spares_reducing)
+    )
 
 
 def _explained(case: Case) -> Verdict:

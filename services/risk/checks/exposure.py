@@ -38,6 +38,8 @@ class AccountRisk(NamedTuple):
     """Equity less the adverse losses and worst fees of all open orders."""
     total_worst: Decimal
     """Σ W."""
+    own: SymbolExposure | None
+    """The symbol of the order that was added; None without one."""
 
 
 class Addition(NamedTuple):
@@ -82,6 +84,7 @@ def expose(position: Position, mark: Decimal, more: Addition = NOTHING) -> Symbo
 def appraise(account: Account, marks: Mapping[str, Decimal], more: Addition = NOTHING) -> AccountRisk:
     """The whole account. `marks` has every live symbol and that of `more`; raises `KeyError` otherwise."""
     exposures = []
+    own = None
     equity = account.cash
     reserved = more.loss + more.fee
     total = ZERO
@@ -95,8 +98,10 @@ def appraise(account: Account, marks: Mapping[str, Decimal], more: Addition = NO
         equity += exposure.quantity * exposure.mark
         total += exposure.worst
         exposures.append(exposure)
+        if added is not NOTHING:
+            own = exposure
     if more.symbol and more.symbol not in symbols:
-        exposure = expose(Position(more.symbol), marks[more.symbol], more)
-        total += exposure.worst
-        exposures.append(exposure)
-    return AccountRisk(tuple(exposures), equity, equity - reserved, total)
+        own = expose(Position(more.symbol), marks[more.symbol], more)
+        total += own.worst
+        exposures.append(own)
+    return AccountRisk(tuple(exposures), equity, equity - reserved, total, own)
