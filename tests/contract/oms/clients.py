@@ -6,7 +6,7 @@ Requests and answers are JSON of the published dialect in all three, so that a t
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final, Protocol
@@ -57,7 +57,7 @@ class OmsClient(Protocol):
     async def call(self, method: str, request: Mapping[str, Any]) -> Any:
         """The answer as JSON. Raises `Refusal`."""
 
-    def stream(self, request: Mapping[str, Any]) -> AsyncIterator[Any]:
+    def stream(self, request: Mapping[str, Any]) -> AsyncGenerator[Any, None]:
         """The messages of StreamExecutions. Raises `Refusal`."""
 
     async def close(self) -> None: ...
@@ -110,7 +110,7 @@ class InProcess:
             raise refusal_of(_json(status_of(error))) from None
         return _shown(method, _json(answer))
 
-    async def stream(self, request: Mapping[str, Any]) -> AsyncIterator[Any]:
+    async def stream(self, request: Mapping[str, Any]) -> AsyncGenerator[Any, None]:
         message = _message("StreamExecutions", request)
         try:
             async for answer in self._servicer.StreamExecutions(message, None):
@@ -137,7 +137,7 @@ class OverGrpc:
             raise _grpc_refusal(error) from None
         return _shown(method, _json(answer))
 
-    async def stream(self, request: Mapping[str, Any]) -> AsyncIterator[Any]:
+    async def stream(self, request: Mapping[str, Any]) -> AsyncGenerator[Any, None]:
         call = self._stub.StreamExecutions(_message("StreamExecutions", request))
         try:
             async for answer in call:
@@ -191,7 +191,7 @@ class OverRest:
         assert response.status_code == HTTP_STATUS[refusal.code]
         raise refusal
 
-    async def stream(self, request: Mapping[str, Any]) -> AsyncIterator[Any]:
+    async def stream(self, request: Mapping[str, Any]) -> AsyncGenerator[Any, None]:
         async with self._client.stream("GET", f"/executions?{urlencode(request)}") as response:
             if response.status_code != 200:
                 await response.aread()
