@@ -74,6 +74,13 @@ async def reserving(request: pytest.FixtureRequest, platform: RiskPlatform) -> A
 
 
 @pytest.fixture
+async def in_process(platform: RiskPlatform) -> AsyncIterator[RiskClient]:
+    """risk in this process."""
+    async for client in _in_process(platform):
+        yield client
+
+
+@pytest.fixture
 async def rest(platform: RiskPlatform) -> AsyncIterator[OverRest]:
     """risk over REST alone, for what only REST can say."""
     client = OverRest(f"http://{platform.addresses['risk']['rest']}")

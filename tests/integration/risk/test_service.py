@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 import redis
 from grpc_health.v1 import health_pb2
@@ -15,7 +16,7 @@ from grpc_health.v1 import health_pb2
 from services.risk.bootstrap import Worker
 from services.runtime.service import WorkerContext
 from services.runtime.settings import SettingsError
-from tests.contract.risk.clients import InProcess, OverGrpc, OverRest, RiskClient
+from tests.contract.risk.clients import InProcess, OverGrpc, OverRest, Refusal, RiskClient
 from tests.contract.risk.test_check import check
 from tests.contract.risk.test_reserve import open_orders, reserve
 from tests.integration.risk.platform import RiskPlatform
@@ -233,3 +234,67 @@ async def test_sigterm_ends_the_service_in_order(
     platform.risk.request_stop()
     await eventually(lambda: not platform.risk.running, within_sec=20)
     assert platform.risk.exit_reason() == "ended with status 0"
+
+
+async def test_only_configured_instruments_are_taken(platform: RiskPlatform, account: str) -> None:
+    only = "[{symbol: BTCUSDT, price_increment: 1, quantity_increment: 0.1}]"
+    async with worker(platform, INSTRUMENTS=only) as made:
+        client = InProcess(made.servicer)
+        assert (await client.call("Check", check(account)))["approved"]
+        for fields, named in (
+            ({"symbol": "ETHUSDT", "price": 2300}, "symbol"),
+            ({"price": 45000.5}, "price"),
+            ({"quantity": 0.15}, "quantity"),
+        ):
+            with pytest.raises(Refusal) as caught:
+                await client.call("Check", check(account, **fields))
+            assert caught.value.fields == [named]
+
+
+async def test_size_of_a_jump_is_the_configured_one(silent: RiskPlatform, account: str) -> None:
+    async with silent.ticking(), worker(silent, MARKS__JUMP_PCT="100000") as made:
+        client = InProcess(made.servicer)
+
+        async def jumped() -> bool:
+            await silent.tick(BTCUSDT="60000")
+            answer = await client.call("Check", check(account, explain=True))
+            controls = {control["name"]: control for control in answer["explanation"]["controls"]}
+            return bool(controls["reference_price"].get("value") == 60_000)
+
+        await eventually(jumped)
+
+
+async def test_pool_of_its_own_data_is_as_large_as_configured(platform: RiskPlatform) -> None:
+    async with worker(platform, VALKEY__MAX_CONNECTIONS="3") as made:
+        assert made._valkey.connection_pool.max_connections == 3
+
+
+async def test_two_workers_share_the_ports_and_a_killed_one_comes_back(
+    platform: RiskPlatform, risk: OverGrpc, account: str
+) -> None:
+    variables = platform.risk.variables
+    platform.risk.variables = {**variables, "TRADE2026_RISK__SERVICE__WORKERS": "2"}
+    platform.risk.stop()
+    platform.risk.start()
+    await platform.risk.until_healthy()
+
+    def workers() -> list[psutil.Process]:
+        return psutil.Process(platform.risk.pid).children()
+
+    await eventually(lambda: len(workers()) == 2)
+    first = workers()[0]
+    first.kill()
+    await eventually(lambda: len(workers()) == 2 and first not in workers(), within_sec=20)
+    await eventually(lambda: not platform.missing(), within_sec=20)
+
+    async def served() -> bool:
+        rest = OverRest(f"http://{platform.addresses['risk']['rest']}")
+        try:
+            return bool((await rest.call("Check", check(account)))["approved"])
+        finally:
+            await rest.close()
+
+    for _ in range(20):
+        await eventually(served)
+    platform.risk.stop()
+    platform.risk.variables = variables
