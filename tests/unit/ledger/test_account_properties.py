@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.ledger.codec import Commit, decode_commits, encode_commit, join_commits
-from services.ledger.commands import Open, Register
+from services.ledger.commands import Command, Open, Register
 from services.ledger.draft import Copy, Draft, preread
 from services.ledger.journal import FoldedAccount, Journal, differences, fingerprint
 from services.ledger.numbers import install_context
@@ -27,7 +27,7 @@ def test_any_history_keeps_money_reservations_and_journal_exact(seed: int, lengt
     stored: dict[str, Order] = {}
     clients: dict[str, str] = {}
     copy = Copy()
-    commands = [Open("acc", "life", Decimal(100_000)), Register("acc")]
+    commands: list[Command] = [Open("acc", "life", Decimal(100_000)), Register("acc")]
     commands += [
         traffic.client_command() if rng.random() < 0.5 else traffic.venue_report() for _ in range(length)
     ]

@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from services.ledger.account import Account
-from services.ledger.commands import Approved, Effect, Open, Outcome, Register
+from services.ledger.commands import Approved, Command, Effect, Open, Outcome, Register
 from services.ledger.draft import ORDERS_KEPT, Copy, Draft, preread
 from services.ledger.numbers import install_context
 from services.ledger.order import Order, OrderState
@@ -102,11 +102,17 @@ def test_new_orders_are_guarded_by_order_id_and_client_id(copy: Copy) -> None:
 def test_records_are_read_for_commands_that_name_an_order_unless_they_are_at_hand(copy: Copy) -> None:
     one, two = make_order("acc"), make_order("acc")
     copy.orders[one.order_id] = one
-    commands = [request_cancel(one), request_cancel(two), fill(two, 1, "1"), reserve(make_order("acc"))]
+    commands: list[Command] = [
+        request_cancel(one),
+        request_cancel(two),
+        fill(two, 1, "1"),
+        reserve(make_order("acc")),
+    ]
     assert preread(commands, copy) == [two.order_id]
 
 
 def test_copy_keeps_a_bounded_number_of_open_orders(copy: Copy) -> None:
+    draft = Draft(copy, 5)
     for _ in range(2):
         draft = Draft(copy, 5)
         for _ in range(ORDERS_KEPT):

@@ -28,7 +28,7 @@ from tests.unit.ledger.making import make_order
 
 TERMS = Terms(Decimal("0.000000000000000001"), Decimal("99999999999999999999.5"), None, Decimal(7))
 HELD = Reservation(Decimal(1), Decimal("2.50"), Decimal(0), Decimal("0.1"))
-EXAMPLES = {
+EXAMPLES: dict[str, e.Event] = {
     "opened": e.Opened("life", Decimal(100_000)),
     "registered": e.Registered(),
     "reserved": e.Reserved(make_order("acc")),
