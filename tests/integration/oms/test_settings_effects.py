@@ -141,11 +141,16 @@ async def test_slow_submissions_are_counted_against_the_service_level(
         oms = OverRest(f"http://{second.addresses['rest']}")
         await oms.call("SubmitOrder", market_buy(account))
         await oms.close()
-        text = await _metrics(second.environment()[key("monitoring.metrics_port")])
-        assert "oms_submit_order_above_sla_total 1.0" in text
-        assert "oms_submit_order_above_max_latency_total 0.0" in text
-        assert "oms_submit_order_latency_ms_count 1.0" in text
-        assert 'oms_submissions_total{outcome="submitted",reason=""} 1.0' in text
+
+        async def counted() -> bool:
+            text = await _metrics(second.environment()[key("monitoring.metrics_port")])
+            assert "oms_submit_order_above_sla_total 1.0" in text
+            assert "oms_submit_order_above_max_latency_total 0.0" in text
+            assert "oms_submit_order_latency_ms_count 1.0" in text
+            assert 'oms_submissions_total{outcome="submitted",reason=""} 1.0' in text
+            return True
+
+        await eventually(counted, within_sec=5, every_sec=0.1)
         lines = [json.loads(line) for line in second.log_path.read_text().splitlines() if line[:1] == "{"]
         (check,) = [line for line in lines if line["message"] == "risk check"]
         assert (check["account"], check["verdict"]) == (account, "approved")
