@@ -34,6 +34,8 @@ class Measured:
     """CPU µs a request of the load tool, which runs on the same machine."""
     others: float
     """Share (0 … 1) of the machine's CPU time that others used meanwhile."""
+    pace: float
+    """CPU µs that a fixed piece of Python took meanwhile (`processes.calibration`)."""
     settled_sec: float = 0.0
     """Seconds after the last answer until every consequence had happened (fills booked and told)."""
     unsettled: int = 0
@@ -125,6 +127,7 @@ def measure(
         cpu_micros=usage.cpu_micros(load.requests),
         client_micros=client / load.requests * 1e6 if load.requests else 0.0,
         others=Moment.now().others(before, ours),
+        pace=usage.pace,
         settled_sec=settled,
         unsettled=left,
         pss_mib={
@@ -177,7 +180,7 @@ def say(row: Row) -> None:
     errors = f"  {load.errors} ERRORS" if load.errors else ""
     print(
         f"{row.name} ({row.setting}): {row.rate:,.0f}/s  {shown} ms{ratio}{errors}"
-        f"  others {row.shown.others:.0%}",
+        f"  others {row.shown.others:.0%} pace {row.shown.pace:.0f} µs",
         file=sys.stderr,
         flush=True,
     )

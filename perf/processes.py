@@ -1,15 +1,39 @@
-"""CPU time and memory of processes with their children, by psutil."""
+"""CPU time and memory of processes with their children, by psutil, and the pace of the machine meanwhile."""
 
 from __future__ import annotations
 
+import statistics
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import psutil
+
+
+_PACE_EVERY_SEC: Final = 0.25
+
+
+def calibration() -> None:
+    """A fixed piece of Python of the kind that the services run: decimals, dictionaries, small strings."""
+    total, seen = Decimal(0), {}
+    for i in range(50):
+        total += Decimal(i) * Decimal("45000.25")
+        seen[f"key-{i}"] = (i, total)
+    for key, (i, value) in seen.items():
+        if key.endswith("9") and value > i:
+            total -= value
+
+
+def pace_micros() -> float:
+    """CPU µs that `calibration` takes now: more when the processor is shared or throttled."""
+    begin = time.thread_time()
+    for _ in range(5):
+        calibration()
+    return (time.thread_time() - begin) / 5 * 1e6
 
 
 def tree(pid: int) -> list[psutil.Process]:
@@ -52,6 +76,14 @@ class Usage:
     pss_mib: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     """(seconds since the beginning, MiB) samples."""
 
+    paces: list[float] = field(default_factory=list)
+    """Samples of `pace_micros`."""
+
+    @property
+    def pace(self) -> float:
+        """Median of the samples; NaN without any."""
+        return statistics.median(self.paces) if self.paces else float("nan")
+
     def cpu_micros(self, requests: int) -> dict[str, float]:
         """CPU µs a request of each process."""
         return {name: used / requests * 1e6 for name, used in self.cpu_seconds.items()} if requests else {}
@@ -82,8 +114,12 @@ class Watch:
         self._thread.join()
 
     def _sample(self) -> None:
+        memory_at = self._begin
         while True:
-            for name, pid in self._pids.items():
-                self.usage.pss_mib[name].append((time.monotonic() - self._begin, pss_mib(pid)))
-            if self._stop.wait(self._every_sec):
+            if time.monotonic() >= memory_at:
+                memory_at += self._every_sec
+                for name, pid in self._pids.items():
+                    self.usage.pss_mib[name].append((time.monotonic() - self._begin, pss_mib(pid)))
+            self.usage.paces.append(pace_micros())
+            if self._stop.wait(_PACE_EVERY_SEC):
                 return

@@ -245,7 +245,7 @@ def summary(plain: Measured) -> str:
     shown = ", ".join(f"{name} {value:.2f}" for name, value in load.latencies.items())
     return (
         f"{load.rate:,.0f} requests/s ({shown} ms), {load.answers or load.outcomes}, "
-        f"others used {plain.others:.0%} of the machine\n"
+        f"others used {plain.others:.0%} of the machine, pace {plain.pace:.0f} µs\n"
     )
 
 

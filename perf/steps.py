@@ -22,6 +22,7 @@ import msgspec
 
 from gateway_http import create_app, local
 from perf import requests as r
+from perf.processes import calibration
 from services import messages
 from services.instruments import DEFAULT_INSTRUMENTS, instruments_of
 from services.ledger import codec, commands
@@ -126,17 +127,6 @@ def measure_all() -> dict[str, Step]:
     return found
 
 
-def _calibration() -> None:
-    """What Python code of this kind does: decimals, dictionaries, small strings."""
-    total, seen = Decimal(0), {}
-    for i in range(50):
-        total += Decimal(i) * Decimal("45000.25")
-        seen[f"key-{i}"] = (i, total)
-    for key, (i, value) in seen.items():
-        if key.endswith("9") and value > i:
-            total -= value
-
-
 def _made_async(step: Callable[[], object]) -> Callable[[], Awaitable[object]]:
     async def call() -> object:
         return step()
@@ -154,7 +144,7 @@ async def _best(call: Callable[[], Awaitable[object]], items: int) -> Step:
         own = await _timed(call, count)
         begin = time.thread_time()
         for _ in range(_CALIBRATIONS):
-            _calibration()
+            calibration()
         samples.append((own, (time.thread_time() - begin) / _CALIBRATIONS))
     micros = min(own for own, _ in samples) * 1e6 / items
     return Step(micros, micros / (min(unit for _, unit in samples) * 1e6))
