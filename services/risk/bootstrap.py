@@ -126,10 +126,11 @@ class Worker:
             LiveMarket(self._marks, self._returns),
             always_read=not may_cache(settings),
         )
+        self._meter = Meter(performance.latency_sla_ms, settings.monitoring.latency_alert_threshold_ms)
         self.servicer = RiskServicer(
             self._engine,
             instruments,
-            Meter(performance.latency_sla_ms, settings.monitoring.latency_alert_threshold_ms),
+            self._meter,
             context.clock,
             ServiceInfo(version("trade2026"), settings.service.grpc_engine, settings.ledger.partitions),
         )
@@ -147,6 +148,7 @@ class Worker:
             context.own(self.health.run(), "health"),
             context.own(self._history.run(), "history"),
             context.own(self._returns.run(), "kept returns"),
+            context.own(self._meter.run(), "meter"),
         ]
         self._nats = await _unless_stopped(context, _connect(context, self.health))
         if self._nats is None:

@@ -7,7 +7,7 @@ from services.ledger.account import Account, Position
 from services.ledger.numbers import ZERO
 from services.ledger.order import OrderType, Side
 from services.risk.checks.candidate import Candidate
-from services.risk.checks.exposure import AccountRisk, Addition, SymbolExposure, appraise, is_live
+from services.risk.checks.exposure import FLAT, AccountRisk, Addition, SymbolExposure, appraise, is_live
 from services.risk.checks.limits import Limits, LimitsUnreadable, Policy, limits_in_force
 from services.risk.checks.market import Market, Quote
 from services.risk.checks.valuation import UnitValuation, value_unit
@@ -21,7 +21,11 @@ class NoReferencePrice(Exception):
 
 
 class Case:
-    """The order is not part of `account`; an amendment's account is the one without the old terms."""
+    """The order is not part of `account`; an amendment's account is the one without the old terms.
+
+    `mark` is the symbol's mark when it is fresh, `limit_price` the order's when its type has one; both may be
+    None. The properties are computed at their first use.
+    """
 
     __slots__ = (
         "_held_marks",
@@ -31,6 +35,8 @@ class Case:
         "_unit",
         "account",
         "explain",
+        "limit_price",
+        "mark",
         "market",
         "max_open_orders",
         "open_quantity",
@@ -58,11 +64,13 @@ class Case:
         self.explain = explain
         leaves = order.terms.quantity - order.cumulative
         self.open_quantity = leaves if leaves > ZERO else ZERO
-        self.position = account.position(order.symbol)
-        self.quote = market.quote(order.symbol)
+        self.position = account.positions.get(order.symbol, FLAT)
+        self.quote = quote = market.quote(order.symbol)
+        self.mark = quote.price if quote is not None and quote.fresh else None
+        self.limit_price = order.terms.price if order.order_type in _LIMIT_TYPES else None
         self.reducing = _reduces(self.position, order.side, self.open_quantity)
         self._held_marks: dict[str, Decimal] | None = None
-        self._limits: Limits | None = None
+        self._limits: Limits | None = None if account.limits else policy.limits
         self._reference: Decimal | None = None
         self._unit: UnitValuation | None = None
         self._risk: AccountRisk | None = None
@@ -73,12 +81,6 @@ class Case:
         if self._limits is None:
             self._limits = limits_in_force(self.policy.limits, self.account.limits)
         return self._limits
-
-    @property
-    def mark(self) -> Decimal | None:
-        """The symbol's mark, when it is fresh."""
-        quote = self.quote
-        return quote.price if quote is not None and quote.fresh else None
 
     @property
     def unit(self) -> UnitValuation:
@@ -122,11 +124,6 @@ class Case:
         position = self.position
         sold = self.open_quantity if self.order.side is Side.SELL else ZERO
         return position.quantity - position.open_sell - sold
-
-    @property
-    def limit_price(self) -> Decimal | None:
-        """The order's limit price, when its type has one."""
-        return self.order.terms.price if self.order.order_type in _LIMIT_TYPES else None
 
     @property
     def held_marks(self) -> dict[str, Decimal]:

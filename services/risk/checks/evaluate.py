@@ -1,10 +1,10 @@
 """The verdict on an order: runs the table of controls and keeps the first failure."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from services.ledger.account import Account
 from services.ledger.commands import Approved, Refused
@@ -21,8 +21,7 @@ CHECK_ERROR: Final = Failure("risk_check_error", "the checks could not be evalua
 EXEMPT: Final = "exempt: the order reduces the position"
 
 
-@dataclass(frozen=True, slots=True)
-class Control:
+class Control(NamedTuple):
     """One control of an explanation; a number is None where there is none, or it could not be measured."""
 
     name: str
@@ -32,8 +31,7 @@ class Control:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """The outcome of the checks on one order."""
 
     approved: bool

@@ -55,6 +55,8 @@ class Addition(NamedTuple):
 
 
 NOTHING: Final = Addition("", ZERO, ZERO, ZERO, ZERO, ZERO, ZERO)
+FLAT: Final = Position("")
+"""Stands for every symbol that an account has never traded: making one an order is what would cost."""
 
 
 def is_live(position: Position) -> bool:
@@ -62,7 +64,7 @@ def is_live(position: Position) -> bool:
     return bool(position.quantity or position.open_buy or position.open_sell)
 
 
-def expose(position: Position, mark: Decimal, more: Addition = NOTHING) -> SymbolExposure:
+def expose(symbol: str, position: Position, mark: Decimal, more: Addition = NOTHING) -> SymbolExposure:
     """One symbol's exposure at `mark`; `more` belongs to the same symbol."""
     buy, sell = position.open_buy, position.open_sell
     buy_value, sell_value = position.buy_value, position.sell_value
@@ -72,13 +74,13 @@ def expose(position: Position, mark: Decimal, more: Addition = NOTHING) -> Symbo
     quantity = position.quantity
     held = quantity * mark
     if not buy and not sell:
-        return SymbolExposure(position.symbol, mark, quantity, quantity, quantity, abs(held))
+        return SymbolExposure(symbol, mark, quantity, quantity, quantity, abs(held))
     at_mark = buy * mark
     up = abs(held + (buy_value if buy_value > at_mark else at_mark))
     at_mark = sell * mark
     down = abs(held - (sell_value if sell_value > at_mark else at_mark))
     worst = up if up > down else down
-    return SymbolExposure(position.symbol, mark, quantity, quantity + buy, quantity - sell, worst)
+    return SymbolExposure(symbol, mark, quantity, quantity + buy, quantity - sell, worst)
 
 
 def appraise(account: Account, marks: Mapping[str, Decimal], more: Addition = NOTHING) -> AccountRisk:
@@ -94,14 +96,14 @@ def appraise(account: Account, marks: Mapping[str, Decimal], more: Addition = NO
         reserved += position.adverse_loss + position.worst_fee
         if added is NOTHING and not is_live(position):
             continue
-        exposure = expose(position, marks[symbol], added)
+        exposure = expose(symbol, position, marks[symbol], added)
         equity += exposure.quantity * exposure.mark
         total += exposure.worst
         exposures.append(exposure)
         if added is not NOTHING:
             own = exposure
     if more.symbol and more.symbol not in symbols:
-        own = expose(Position(more.symbol), marks[more.symbol], more)
+        own = expose(more.symbol, FLAT, marks[more.symbol], more)
         total += own.worst
         exposures.append(own)
     return AccountRisk(tuple(exposures), equity, equity - reserved, total, own)

@@ -58,6 +58,8 @@ def loss_bound(lines: Sequence[Line]) -> float:
 
 
 def _same_days(lines: Sequence[Line]) -> None:
+    if len(lines) == 1:
+        return
     first = lines[0][2]
     for line in lines:
         returns = line[2]
