@@ -77,6 +77,8 @@ class FillStore:
             ack_wait_sec=max(LEAST_ACK_WAIT_SEC, INTERVALS_UNTIL_AGAIN * self._flush_interval_sec),
         ) as pull:
             self._pull = pull
+            # The table is there from the start, for those who only look.
+            await self._written([])
             while not self._stopping.is_set():
                 batch = await pull.batch(self._batch_size, self._flush_interval_sec)
                 if batch:
