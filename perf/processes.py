@@ -1,4 +1,4 @@
-"""CPU time and memory of processes with their children, by psutil, and the pace of the machine meanwhile."""
+"""CPU time and memory of processes with their children, and the pace of the machine meanwhile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Final, Self
 
 import psutil
-
 
 _PACE_EVERY_SEC: Final = 0.25
 

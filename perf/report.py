@@ -58,8 +58,8 @@ def write(results: Results, facts: Mapping[str, str], folder: Path = FOLDER) -> 
         "Latencies in ms, CPU in µs an order, check or request. Every case was measured in turn with its",
         "floor, a server that does nothing with the same messages; the run shown is the middle one of",
         "several. *Others* is the share of the machine's CPU time that went to neither the measured",
-        "processes nor the load tool; *pace* is the CPU time (µs) that a fixed piece of Python took meanwhile:",
-        f"{best:.0f} at best in this report. CPU times grow with it.",
+        "processes nor the load tool; *pace* is the CPU time (µs) that a fixed piece of Python took",
+        f"meanwhile: {best:.0f} at best in this report. CPU times grow with it.",
         "",
     ]
     lines += [f"- {note}" for note in results.notes]
