@@ -23,6 +23,9 @@ TIMES_IN_FORCE: Final[Mapping["type_pb2.TimeInForce.ValueType", TimeInForce]] = 
     type_pb2.TIME_IN_FORCE_FOK: TimeInForce.FOK,
 }
 
+NO_DIGEST: Final = "-"
+"""Digest of an order without a client order id: nothing is ever compared with it."""
+
 _TYPE_TO_WIRE: Final = {
     OrderType.MARKET: type_pb2.ORDER_TYPE_MARKET,
     OrderType.LIMIT: type_pb2.ORDER_TYPE_LIMIT,
@@ -57,7 +60,7 @@ class OrderEntry:
             order_id=new_order_id(asked.account),
             account=asked.account,
             client_order_id=client_order_id,
-            digest=request_digest(asked, time_in_force.value, given_ns),
+            digest=request_digest(asked, time_in_force.value, given_ns) if client_order_id else NO_DIGEST,
             symbol=asked.symbol,
             side=asked.side,
             order_type=asked.order_type,

@@ -138,7 +138,7 @@ class OrderManagementSettings(Section):
     """False: positions are published and projected every `reconcile_positions_interval_sec` only."""
     reconcile_positions_interval_sec: PositiveDuration = 60.0
     """Seconds between two passes that publish and project every position of the accounts owned."""
-    publish_timeout_sec: PositiveDuration = 1.0
+    publish_timeout_sec: PositiveDuration = 3.0
     """Seconds that a submission waits for the journal of orders before its outcome is told as unknown."""
 
 

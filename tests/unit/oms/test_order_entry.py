@@ -91,15 +91,16 @@ def test_the_digest_tells_requests_apart_and_not_their_spelling() -> None:
     base = ENTRY.read(request(client_order_id="c"), NOW).digest
     assert ENTRY.read(request(client_order_id="c", quantity="0.100", price="4.5e4"), NOW + 1).digest == base
     assert ENTRY.read(request(client_order_id="d"), NOW).digest == base
-    for other in (
-        request(quantity="0.2"),
-        request(price="45001"),
-        request(side=type_pb2.SIDE_SELL),
-        request(symbol="ETHUSDT"),
-        request(time_in_force=type_pb2.TIME_IN_FORCE_GTC),
-        request(price=None),
-    ):
-        assert ENTRY.read(other, NOW).digest != base
+    others: list[dict[str, Any]] = [
+        {"quantity": "0.2"},
+        {"price": "45001"},
+        {"side": type_pb2.SIDE_SELL},
+        {"symbol": "ETHUSDT"},
+        {"time_in_force": type_pb2.TIME_IN_FORCE_GTC},
+        {"price": None},
+    ]
+    for other in others:
+        assert ENTRY.read(request(client_order_id="c", **other), NOW).digest != base
 
 
 def test_the_type_follows_from_the_price_where_it_is_not_given() -> None:
