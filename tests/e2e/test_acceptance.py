@@ -160,7 +160,7 @@ async def test_run_7_every_service_is_healthy_and_data_is_where_it_is_documented
 
     await eventually(counted, within_sec=30, every_sec=0.3)
 
-    host, port = platform.address("valkey", "valkey").split(":")
+    host, port = platform.address("valkey", "redis").split(":")
     with redis.Redis(host=host, port=int(port), db=5, decode_responses=True) as valkey:
 
         def projected() -> bool:
