@@ -7,7 +7,7 @@ from services.ledger.account import Account, Position
 from services.ledger.numbers import ZERO
 from services.ledger.order import OrderType, Side
 from services.risk.checks.candidate import Candidate
-from services.risk.checks.exposure import FLAT, AccountRisk, Addition, SymbolExposure, appraise, is_live
+from services.risk.checks.exposure import FLAT, AccountRisk, SymbolExposure, appraise, expose, is_live
 from services.risk.checks.limits import Limits, LimitsUnreadable, Policy, limits_in_force
 from services.risk.checks.market import Market, Quote
 from services.risk.checks.valuation import UnitValuation, value_unit
@@ -30,6 +30,7 @@ class Case:
     __slots__ = (
         "_held_marks",
         "_limits",
+        "_own",
         "_reference",
         "_risk",
         "_unit",
@@ -73,6 +74,7 @@ class Case:
         self._limits: Limits | None = None if account.limits else policy.limits
         self._reference: Decimal | None = None
         self._unit: UnitValuation | None = None
+        self._own: SymbolExposure | None = None
         self._risk: AccountRisk | None = None
 
     @property
@@ -98,25 +100,27 @@ class Case:
         return self._unit
 
     @property
+    def own(self) -> SymbolExposure:
+        """The exposure of the order's symbol, the order included; raises `NoReferencePrice`."""
+        if self._own is None:
+            held, quantity = self.position, self.open_quantity
+            buy, buy_value, sell, sell_value = held.open_buy, held.buy_value, held.open_sell, held.sell_value
+            value = quantity * self.unit.value
+            if self.order.side is Side.BUY:
+                buy, buy_value = buy + quantity, buy_value + value
+            else:
+                sell, sell_value = sell + quantity, sell_value + value
+            symbol, mark = self.order.symbol, self._valued_at()
+            self._own = expose(symbol, mark, held.quantity, buy, buy_value, sell, sell_value)
+        return self._own
+
+    @property
     def risk(self) -> AccountRisk:
         """The account with the order in it; raises `NoReferencePrice`."""
         if self._risk is None:
-            order, unit, quantity = self.order, self.unit, self.open_quantity
-            loss, fee = quantity * unit.loss, quantity * unit.fee
-            if order.side is Side.BUY:
-                more = Addition(order.symbol, quantity, ZERO, quantity * unit.value, ZERO, loss, fee)
-            else:
-                more = Addition(order.symbol, ZERO, quantity, ZERO, quantity * unit.value, loss, fee)
-            marks = {**self.held_marks, order.symbol: self._valued_at()}
-            self._risk = appraise(self.account, marks, more)
+            reserved = self.open_quantity * (self.unit.loss + self.unit.fee)
+            self._risk = appraise(self.account, self.held_marks, self.own, reserved)
         return self._risk
-
-    @property
-    def own(self) -> SymbolExposure:
-        """The exposure of the order's symbol, the order included; raises `NoReferencePrice`."""
-        own = self.risk.own
-        assert own is not None
-        return own
 
     @property
     def shortest(self) -> Decimal:
@@ -144,7 +148,8 @@ class Case:
 
     def value_at_risk_below(self, limit: Decimal) -> bool:
         """Whether VaR is certain to be ≤ `limit`, from a bound that is quick; raises as VaR does."""
-        return loss_bound(self._var_lines) <= limit
+        # The bound has room for the rounding of the limit.
+        return loss_bound(self._var_lines) <= float(limit)
 
     @property
     def _var_lines(self) -> list[Line]:

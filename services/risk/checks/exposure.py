@@ -5,7 +5,7 @@ included; m mark; L = q + B and K = q - S bound the position; VB and VS value th
 mark and reserved value; W = max(|q·m + VB|, |q·m - VS|).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Final, NamedTuple
 
@@ -30,7 +30,7 @@ class SymbolExposure(NamedTuple):
 class AccountRisk(NamedTuple):
     """An account at the marks. Money in the quote currency."""
 
-    symbols: tuple[SymbolExposure, ...]
+    symbols: Sequence[SymbolExposure]
     """Each symbol with a position or an open order."""
     equity: Decimal
     """cash + Σ q·m."""
@@ -38,23 +38,8 @@ class AccountRisk(NamedTuple):
     """Equity less the adverse losses and worst fees of all open orders."""
     total_worst: Decimal
     """Σ W."""
-    own: SymbolExposure | None
-    """The symbol of the order that was added; None without one."""
 
 
-class Addition(NamedTuple):
-    """What one more order adds to its symbol; money and quantities ≥ 0."""
-
-    symbol: str
-    buy: Decimal
-    sell: Decimal
-    buy_value: Decimal
-    sell_value: Decimal
-    loss: Decimal
-    fee: Decimal
-
-
-NOTHING: Final = Addition("", ZERO, ZERO, ZERO, ZERO, ZERO, ZERO)
 FLAT: Final = Position("")
 """Stands for every symbol that an account has never traded: making one an order is what would cost."""
 
@@ -64,14 +49,16 @@ def is_live(position: Position) -> bool:
     return bool(position.quantity or position.open_buy or position.open_sell)
 
 
-def expose(symbol: str, position: Position, mark: Decimal, more: Addition = NOTHING) -> SymbolExposure:
-    """One symbol's exposure at `mark`; `more` belongs to the same symbol."""
-    buy, sell = position.open_buy, position.open_sell
-    buy_value, sell_value = position.buy_value, position.sell_value
-    if more is not NOTHING:
-        buy, sell = buy + more.buy, sell + more.sell
-        buy_value, sell_value = buy_value + more.buy_value, sell_value + more.sell_value
-    quantity = position.quantity
+def expose(
+    symbol: str,
+    mark: Decimal,
+    quantity: Decimal,
+    buy: Decimal,
+    buy_value: Decimal,
+    sell: Decimal,
+    sell_value: Decimal,
+) -> SymbolExposure:
+    """One symbol: the position, and the quantity and reserved value of its open orders of each side."""
     held = quantity * mark
     if not buy and not sell:
         return SymbolExposure(symbol, mark, quantity, quantity, quantity, abs(held))
@@ -83,27 +70,40 @@ def expose(symbol: str, position: Position, mark: Decimal, more: Addition = NOTH
     return SymbolExposure(symbol, mark, quantity, quantity + buy, quantity - sell, worst)
 
 
-def appraise(account: Account, marks: Mapping[str, Decimal], more: Addition = NOTHING) -> AccountRisk:
-    """The whole account. `marks` has every live symbol and that of `more`; raises `KeyError` otherwise."""
-    exposures = []
-    own = None
+def appraise(
+    account: Account,
+    marks: Mapping[str, Decimal],
+    own: SymbolExposure | None = None,
+    reserved: Decimal = ZERO,
+) -> AccountRisk:
+    """The whole account, with `own` in the place of its symbol: the one of an order, the order included.
+
+    `marks` has every other live symbol; raises `KeyError` otherwise. `reserved` is the adverse loss and worst
+    fee of the order, beside those of the account's open orders.
+    """
     equity = account.cash
-    reserved = more.loss + more.fee
-    total = ZERO
-    symbols = account.positions
-    for symbol, position in symbols.items():
-        added = more if symbol == more.symbol else NOTHING
+    if own is None:
+        exposures, total = [], ZERO
+        replaced = None
+    else:
+        exposures, total = [own], own.worst
+        replaced = own.symbol
+        if own.quantity:
+            equity += own.quantity * own.mark
+    for symbol, position in account.positions.items():
         reserved += position.adverse_loss + position.worst_fee
-        if added is NOTHING and not is_live(position):
+        if symbol == replaced or not is_live(position):
             continue
-        exposure = expose(symbol, position, marks[symbol], added)
+        exposure = expose(
+            symbol,
+            marks[symbol],
+            position.quantity,
+            position.open_buy,
+            position.buy_value,
+            position.open_sell,
+            position.sell_value,
+        )
         equity += exposure.quantity * exposure.mark
         total += exposure.worst
         exposures.append(exposure)
-        if added is not NOTHING:
-            own = exposure
-    if more.symbol and more.symbol not in symbols:
-        own = expose(more.symbol, FLAT, marks[more.symbol], more)
-        total += own.worst
-        exposures.append(own)
-    return AccountRisk(tuple(exposures), equity, equity - reserved, total, own)
+    return AccountRisk(exposures, equity, equity - reserved, total)
