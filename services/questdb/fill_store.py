@@ -77,12 +77,20 @@ class FillStore:
             ack_wait_sec=max(LEAST_ACK_WAIT_SEC, INTERVALS_UNTIL_AGAIN * self._flush_interval_sec),
         ) as pull:
             self._pull = pull
-            # The table is there from the start, for those who only look.
-            await self._written([])
+            await self._show_table()
             while not self._stopping.is_set():
                 batch = await pull.batch(self._batch_size, self._flush_interval_sec)
                 if batch:
                     await self._take(pull, batch)
+
+    async def _show_table(self) -> None:
+        """Makes the table at the start, for those who only look; without QuestDB the first write does."""
+        try:
+            await ensure_tables(self._pool, FILLS)
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            _log.debug("table not made yet", error=f"{type(error).__name__}: {error}".strip())
+        else:
+            self._table_exists = True
 
     def stop(self) -> None:
         """Asks `run` to write what it holds, if QuestDB takes it at the first attempt, and to return."""

@@ -145,7 +145,7 @@ class _Demonstration:
     async def _order(self) -> tuple[str, dict[str, Any]]:
         _title("The order")
         began = time.perf_counter()
-        answer = await self._post(f"{self._oms}/orders", {**_ORDER, "client_order_id": "demo-1"})
+        answer = await self._submit({**_ORDER, "client_order_id": "demo-1"})
         took_ms = (time.perf_counter() - began) * 1000
         _line("POST /orders", f"{answer}  {took_ms:.1f} ms")
         _check(answer["status"] == "submitted", "the order was submitted")
@@ -163,7 +163,7 @@ class _Demonstration:
 
     async def _repeated(self, order_id: str) -> None:
         _title("The same request again, as after a lost answer: the same order, not a second one")
-        answer = await self._post(f"{self._oms}/orders", {**_ORDER, "client_order_id": "demo-1"})
+        answer = await self._submit({**_ORDER, "client_order_id": "demo-1"})
         _line("POST /orders", str(answer))
         _check(answer.get("order_id") == order_id, "the same order id")
 
@@ -203,7 +203,7 @@ class _Demonstration:
     async def _denials(self) -> None:
         _title("Orders that must not pass")
         for change, reason, words in _DENIED:
-            answer = await self._post(f"{self._oms}/orders", {**_ORDER, **change})
+            answer = await self._submit({**_ORDER, **change})
             _line(f"{words}", "")
             _line(f"  {change}", str(answer))
             _check(answer["status"] == "rejected", "rejected")
@@ -240,6 +240,15 @@ class _Demonstration:
             return next(matching, None)
 
         return await _until(heard, f"a message on {subject}")
+
+    async def _submit(self, order: dict[str, object]) -> dict[str, Any]:
+        """Submits as a client does: a time-out of the check is no outcome, so the order is sent again."""
+        deadline = time.monotonic() + _DEADLINE_SEC
+        while True:
+            answer = await self._post(f"{self._oms}/orders", order)
+            if answer.get("reason") != "risk_timeout" or time.monotonic() > deadline:
+                return answer
+            _line("POST /orders", f"{answer['message']}; nothing was reserved, sent again")
 
     async def _post(self, url: str, body: dict[str, object]) -> dict[str, Any]:
         return _body(await self._http.post(url, json=body))
