@@ -16,7 +16,7 @@ import redis
 
 from perf.load import ROOT
 from perf.scrape import Metrics, scrape
-from services.runtime.local_stack import Durability, StackProcess
+from services.runtime.local_stack import Durability, PartFailed, StackProcess
 
 WORK: Final = ROOT / "build" / "perf"
 """Data of measured servers: on the disk of the working copy, because /tmp may be memory."""
@@ -64,12 +64,8 @@ class Platform:
         engines = {} if engine == "grpcio" else {
             f"TRADE2026_{service}__SERVICE__GRPC_ENGINE": engine for service in ("RISK", "OMS")
         }  # fmt: skip
-        self.stack = StackProcess(
-            self.folder,
-            workers=workers,
-            durability=profile,
-            variables={**(RAISED_LIMITS if raised else {}), **engines, **(variables or {})},
-        )
+        self._variables = {**(RAISED_LIMITS if raised else {}), **engines, **(variables or {})}
+        self.stack = self._new_stack()
 
     @property
     def setting(self) -> str:
@@ -77,9 +73,22 @@ class Platform:
         workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
         return f"{self.engine}, {workers}, {self.profile.value}"
 
+    def _new_stack(self) -> StackProcess:
+        return StackProcess(
+            self.folder, workers=self.workers, durability=self.profile, variables=self._variables
+        )
+
     def __enter__(self) -> Self:
         try:
-            self.stack.__enter__()
+            for again in (True, True, False):
+                try:
+                    self.stack.__enter__()
+                    break
+                except PartFailed as failed:
+                    # Ports are found free before they are taken: another platform may be quicker.
+                    if not again or "is taken by" not in str(failed):
+                        raise
+                    self.stack = self._new_stack()
         except BaseException:
             self._remove()
             raise
