@@ -11,20 +11,20 @@ recognises what it has applied.
 """
 
 import asyncio
-import base64
 from collections import deque
 from collections.abc import Callable, Coroutine
 from itertools import islice
 from typing import Any, Final, Protocol
 
-import msgspec
-
-from services.ledger.commands import ApplyReport, Command, Effect, Outcome, ReportKind
+from services.ledger.account import Account
+from services.ledger.commands import ApplyReport, Command, Outcome, ReportKind
 from services.ledger.errors import LedgerError
-from services.ledger.order import OrderState
+from services.ledger.order import Order
 from services.messages import BadMessage
 from services.oms.report_decoding import decode_report
+from services.oms.report_record import note_applied
 from services.oms.tasks import end
+from services.questdb.dead_letters import DeadLetters
 from services.runtime.connections import NatsClient
 from services.runtime.journal_reader import Message, StreamReader, StreamRegressed
 from services.runtime.publisher import Publisher, PublishRefused, PublishUnknown
@@ -42,8 +42,6 @@ DEADLETTER_SUBJECT: Final = "deadletter.executions"
 PATIENCE_SEC: Final = 365 * 86_400.0
 """Reports have no deadline: the ledger tries until a commit is answered."""
 
-_applied: Final = counter("oms_reports", "Venue reports by kind and what they did.", ("kind", "effect"))
-_flagged: Final = counter("oms_flagged_fills", "Fills that were applied although unexpected.", ("flag",))
 _dead: Final = counter("oms_dead_letters", "Messages on EXECUTIONS that cannot be applied.")
 _retries: Final = counter("oms_report_retries", "Commits of reports that had to be tried again.")
 _disordered: Final = counter("oms_reports_out_of_order", "Reports that overtook a failed one; must stay 0.")
@@ -61,18 +59,13 @@ class Ledger(Protocol):
 
     async def set_checkpoint(self, partition: int, sequence: int) -> None: ...
 
+    async def order(self, order_id: str) -> Order | None: ...
+
+    async def account(self, account: str, *, fresh: bool = False) -> Account | None: ...
+
 
 Own = Callable[[Coroutine[Any, Any, Any], str], "asyncio.Task[Any]"]
 """Starts a background task whose death is fatal (`WorkerContext.own`)."""
-
-
-class _DeadLetter(msgspec.Struct, frozen=True):
-    stream: str
-    sequence: int
-    subject: str
-    reason: str
-    data: str
-    """The message's bytes, base64."""
 
 
 class _Lane:
@@ -113,20 +106,18 @@ class _Lane:
         self._flight, self._futures = [], []
         failed: LedgerError | None = None
         before = len(self.reports)
-        for report, future in zip(flight, futures, strict=True):
-            error = future.exception()
-            if failed is not None:
-                if error is None:
-                    _disordered.inc()
-                    _log.error(
-                        "report overtook a failed one", account=self.account, sequence=report.stream_seq
-                    )
-                continue
-            if isinstance(error, LedgerError):
+        errors = [future.exception() for future in futures]
+        committed = [place for place, error in enumerate(errors) if not isinstance(error, LedgerError)]
+        last_committed = committed[-1] if committed else -1
+        for place, (report, error, future) in enumerate(zip(flight, errors, futures, strict=True)):
+            if isinstance(error, LedgerError) and place > last_committed:
                 failed = error
-                continue
+                break
             _, message = self.reports.popleft()
-            if error is not None:
+            if isinstance(error, LedgerError):
+                # Its commit failed and a later one did not: repeating it now would be taken for a repetition.
+                self._partition.overtaken(report, message)
+            elif error is not None:
                 _log.error("report cannot be applied", account=self.account, exc_info=error)
                 self._partition.bury(message, f"{type(error).__name__} while it was applied")
             else:
@@ -231,27 +222,53 @@ class _Partition:
         if not self.stopped:
             asyncio.get_running_loop().call_later(RETRY_SEC, self._start, lane)
 
+    def overtaken(self, report: ApplyReport, message: Message) -> None:
+        """A report failed although a later one of the account was committed: whether it is booked is found
+        out, and an operator is told when it is not."""
+        _disordered.inc()
+        _log.error("report overtaken by a later one", account=report.account, sequence=report.stream_seq)
+        self.buried.add(message.sequence)
+        self._run_burial(self._look_for(report, message))
+
+    async def _look_for(self, report: ApplyReport, message: Message) -> None:
+        booked: bool | None = None
+        while booked is None:
+            try:
+                booked = await self._is_booked(report)
+            except LedgerError:
+                await asyncio.sleep(RETRY_SEC)
+        if booked:
+            self.buried.discard(message.sequence)
+            return
+        self.consumer.regressed(f"report {report.stream_seq} of account {report.account} is not booked")
+        self.bury(message, "overtaken by a later report of the account; not booked")
+
+    async def _is_booked(self, report: ApplyReport) -> bool:
+        """Whether a fill is known by its id. Of other reports nothing is kept: the answer is no."""
+        if report.kind is not ReportKind.FILL:
+            return False
+        order = await self.ledger.order(report.order_id) if report.order_id else None
+        if order is not None and report.exec_id in order.exec_ids:
+            return True
+        account = await self.ledger.account(report.account, fresh=True)
+        return account is not None and report.exec_id in account.foreign_exec_ids
+
+    def _run_burial(self, work: Coroutine[Any, Any, None]) -> None:
+        burial = asyncio.get_running_loop().create_task(work, name="dead letter")
+        self._burials.add(burial)
+        burial.add_done_callback(self._burials.discard)
+
     def bury(self, message: Message, reason: str) -> None:
         """Sends a message that cannot be applied to the dead letters; it does not hold up the others."""
         _dead.inc()
         _log.warning("dead letter", sequence=message.sequence, subject=message.subject, reason=reason)
         self.buried.add(message.sequence)
-        burial = asyncio.get_running_loop().create_task(
-            self._publish_dead(message, reason), name="dead letter"
-        )
-        self._burials.add(burial)
-        burial.add_done_callback(self._burials.discard)
+        self._run_burial(self._publish_dead(message, reason))
 
     async def _publish_dead(self, message: Message, reason: str) -> None:
-        letter = _DeadLetter(
-            EXECUTIONS, message.sequence, message.subject, reason, base64.b64encode(message.data).decode()
-        )
-        payload = msgspec.json.encode(letter)
         while not self.stopped:
             try:
-                await self.consumer.publisher.publish(
-                    DEADLETTER_SUBJECT, payload, f"dead:{EXECUTIONS}:{message.sequence}"
-                )
+                await self.consumer.dead_letters.put(message, reason)
             except PublishRefused as error:
                 if self.consumer.nats.is_connected:
                     # The stream is full. The message is still in EXECUTIONS, under the logged sequence.
@@ -307,7 +324,7 @@ class ReportConsumer:
         """`fill_subject` names the fills that are read; `regressed` is told when EXECUTIONS lost reports."""
         self.nats = nats
         self.ledger = ledger
-        self.publisher = publisher
+        self.dead_letters = DeadLetters(publisher, DEADLETTER_SUBJECT, EXECUTIONS)
         self.regressed = regressed
         self._own = own
         self._fill_subject = fill_subject
@@ -342,43 +359,3 @@ class ReportConsumer:
                     await consumer.save()
                 except LedgerError as error:
                     _log.debug("checkpoint not saved", partition=consumer.number, error=str(error))
-
-
-_ENDED: Final = frozenset({OrderState.CANCELED, OrderState.REJECTED, OrderState.EXPIRED, OrderState.DENIED})
-
-
-_applied_by: Final[dict[tuple[ReportKind, Effect], Any]] = {}
-
-
-def note_applied(report: ApplyReport, outcome: Outcome) -> None:
-    """Logs and counts an applied report; fills by the message `fill`."""
-    key = (report.kind, outcome.effect)
-    counted = _applied_by.get(key)
-    if counted is None:
-        counted = _applied_by[key] = _applied.labels(report.kind.value, outcome.effect.value)
-    counted.inc()
-    if outcome.effect is not Effect.DONE or report.kind is not ReportKind.FILL:
-        return
-    order = outcome.order
-    _log.info(
-        "fill",
-        order_id=report.order_id,
-        account=report.account,
-        symbol=report.symbol,
-        side=report.side,
-        quantity=report.quantity,
-        price=report.price,
-        fill_id=report.exec_id,
-        sequence=report.stream_seq,
-    )
-    flags = []
-    if order is None:
-        flags.append("unknown")
-    else:
-        if order.state in _ENDED:
-            flags.append("late")
-        if order.cumulative > order.terms.quantity:
-            flags.append("overfill")
-    for flag in flags:
-        _flagged.labels(flag).inc()
-        _log.warning("unexpected fill", flag=flag, order_id=report.order_id, fill_id=report.exec_id)
