@@ -19,6 +19,8 @@ from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PROTOSET: Final = ROOT / "proto" / "baseline.binpb"
+_NO_MORE: Final = "no targets to attack"
+"""How the HTTP tool records that a burst is at its end; no request."""
 CENTILES: Final = (50.0, 90.0, 99.0, 99.9)
 
 
@@ -126,9 +128,10 @@ def http_load(
 ) -> Load:
     """Runs vegeta over `targets` in turn: `{"method", "url", "body"}`. `rate` 0: as fast as `workers` go.
 
-    With `burst` that many requests are sent at once, and nothing else.
+    With `burst` that many callers send one request each at once, over `connections`, and nothing else.
     """
-    lines = "\n".join(_vegeta_target(target) for target in targets)
+    sent = targets if not burst else [targets[number % len(targets)] for number in range(burst)]
+    lines = "\n".join(_vegeta_target(target) for target in sent)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "targets"
         file.write_text(lines + "\n")
@@ -147,8 +150,10 @@ def http_load(
         first, last = math.inf, 0.0
         for line in _lines([tool("vegeta"), "encode", "--to", "json", str(results)]):
             entry = json.loads(line)
-            latencies.append(entry["latency"] / 1e6)
             code, error = entry["code"], entry["error"]
+            if error == _NO_MORE:
+                continue
+            latencies.append(entry["latency"] / 1e6)
             outcomes["200" if code == 200 else f"{code} {error}".strip()] += 1
             if count_answers and code == 200:
                 answer = json.loads(base64.b64decode(entry["body"]))
@@ -168,8 +173,8 @@ def http_load(
 
 def _pace(seconds: float, rate: int, workers: int, burst: int) -> tuple[str, ...]:
     if burst:
-        # All within 10 ms, each on its way whether others are answered or not.
-        return (f"-rate={100 * burst}", "-duration=10ms", f"-workers={burst}")
+        # As fast as all callers go, until the list of targets is at its end.
+        return ("-rate=0", "-lazy", f"-workers={burst}", f"-max-workers={burst}")
     if rate:
         return (f"-rate={rate}", f"-duration={seconds}s", f"-workers={workers}")
     return ("-rate=0", f"-duration={seconds}s", f"-workers={workers}", f"-max-workers={workers}")

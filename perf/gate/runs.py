@@ -24,6 +24,7 @@ from perf.platform import Platform
 CHECKS: Final = 10_000
 ORDERS: Final = 1_000
 BURST_ACCOUNTS: Final = 100
+BURST_CONNECTIONS: Final = 1_000
 _GIB: Final = 1024.0
 _EVENTUALLY_SEC: Final = 30.0
 
@@ -45,7 +46,9 @@ def run_2(platform: Platform, table: Table, seconds: float) -> None:
     """Risk load: a burst, then as many as it takes."""
     url = platform.rest("risk", "/check")
     targets = [r.target(url, r.check_body(f"test_account_{i}")) for i in range(BURST_ACCOUNTS)]
-    burst = http_load(targets, seconds=0, rate=0, connections=CHECKS, burst=CHECKS, count_answers=True)
+    burst = http_load(
+        targets, seconds=0, rate=0, connections=BURST_CONNECTIONS, burst=CHECKS, count_answers=True
+    )
     table.holds(
         "2",
         f"{CHECKS:,} checks at once",
