@@ -100,6 +100,8 @@ class OverGrpc:
             answer = await getattr(self._stub, method)(_message(method, request), timeout=timeout)
         except grpc.aio.AioRpcError as error:
             trailing = dict(error.trailing_metadata() or ())
+            if DETAILS_KEY not in trailing:  # the client itself gave up
+                raise Refusal(Code(error.code().value[0]), str(error.details()), "") from None
             status = status_pb2.Status.FromString(trailing[DETAILS_KEY])
             raise refusal_of(_json(status)) from None
         return _json(answer)

@@ -268,6 +268,6 @@ async def test_verdicts_and_latency_are_counted(rest: OverRest, platform: RiskPl
     await rest.call("Check", check(account))
     await rest.call("Check", check(account, quantity=10))
 
-    await eventually(lambda: platform.metric(observed) >= before[observed] + 2)
-    assert platform.metric(approved) == before[approved] + 1
-    assert platform.metric(denied) == before[denied] + 1
+    # Earlier checks may still have been on their way into the metrics when they were first read.
+    expected = {observed: before[observed] + 2, approved: before[approved] + 1, denied: before[denied] + 1}
+    await eventually(lambda: all(platform.metric(name) >= count for name, count in expected.items()))

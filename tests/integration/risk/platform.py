@@ -158,8 +158,11 @@ class RiskPlatform:
         return status, json.loads(body)
 
     def missing(self) -> set[str]:
-        """What `/health` names."""
-        _, body = self.health()
+        """What `/health` names; risk itself when nobody answers."""
+        try:
+            _, body = self.health()
+        except OSError:
+            return {"risk"}
         return {*body.get("missing", ()), *body.get("degraded", ())}
 
     def settings(self, **variables: str) -> RiskSettings:
