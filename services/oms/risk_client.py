@@ -20,8 +20,8 @@ from trade2026.risk.v1 import risk_pb2
 
 BATCH: Final = 64
 """Orders in one call; the contract's bound."""
-IN_FLIGHT: Final = 4
-"""Calls whose answer is awaited."""
+IN_FLIGHT: Final = 2
+"""Calls whose answer is awaited. Waiting here costs nothing of the deadline; waiting at risk does."""
 MAX_WAITING: Final = 20_000
 """Orders that may wait for their sending; a burst of 10,000 is no overload."""
 MAX_WAIT_SEC: Final = 5.0
