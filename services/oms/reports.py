@@ -36,7 +36,8 @@ FLIGHT: Final = 64
 MAX_WAITING: Final = 8_192
 """Reports of a partition that may be read and not committed."""
 RETRY_SEC: Final = 0.1
-CHECKPOINT_SEC: Final = 0.25
+CHECKPOINT_SEC: Final = 1.0
+"""How old a checkpoint may be: after a takeover so many reports are read and recognised once more."""
 REGRESSED_WAIT_SEC: Final = 5.0
 DEADLETTER_SUBJECT: Final = "deadletter.executions"
 PATIENCE_SEC: Final = 365 * 86_400.0
@@ -354,8 +355,10 @@ class ReportConsumer:
         while True:
             await asyncio.sleep(CHECKPOINT_SEC)
             _waiting.set(sum(consumer.waiting for consumer in self._partitions.values()))
-            for consumer in list(self._partitions.values()):
-                try:
-                    await consumer.save()
-                except LedgerError as error:
-                    _log.debug("checkpoint not saved", partition=consumer.number, error=str(error))
+            await asyncio.gather(*(self._save(consumer) for consumer in self._partitions.values()))
+
+    async def _save(self, consumer: _Partition) -> None:
+        try:
+            await consumer.save()
+        except LedgerError as error:
+            _log.debug("checkpoint not saved", partition=consumer.number, error=str(error))
