@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from services.runtime.local_stack.ports import free_port_offset, free_ports
 from services.runtime.local_stack.questdb import QuestDbServer
 from services.runtime.local_stack.valkey import ValkeyServer
 from services.runtime.settings import load_settings
+from tests.support import eventually
 
 VARIABLES: Final[Mapping[str, str]] = {
     # Nothing but the size of an order, and what a test asks for, denies.
@@ -151,6 +153,16 @@ class OmsPlatform:
         async with redis.asyncio.Redis.from_url(self.valkey.url, db=5, decode_responses=True) as client:
             held = await client.hgetall(f"position:{account}:{symbol}")
         return {name: str(held[name]) for name in ("quantity", "last_price") if name in held}
+
+    async def until_projected(self, account: str, symbol: str, quantity: str) -> dict[str, str]:
+        """The projection once it shows `quantity`: it follows the ledger by way of the journal."""
+
+        async def shown() -> dict[str, str]:
+            held = await self.projected(account, symbol)
+            assert Decimal(held.get("quantity", "0")) == Decimal(quantity), held
+            return held
+
+        return await eventually(shown, within_sec=10)
 
     def metric(self, text: str) -> float:
         """A sample of oms's metrics, named with its labels as it is printed; 0 when there is none."""

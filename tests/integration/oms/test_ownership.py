@@ -43,7 +43,7 @@ async def test_partitions_of_a_dead_worker_are_taken_over_and_no_fill_is_lost_or
 
     await eventually(booked, within_sec=20, every_sec=0.3)
     for account in accounts:
-        assert Decimal((await platform.projected(account, "BTCUSDT"))["quantity"]) == Decimal("0.2")
+        await platform.until_projected(account, "BTCUSDT", "0.2")
 
 
 def acquired(oms: ServicePart) -> int:

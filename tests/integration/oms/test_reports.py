@@ -81,7 +81,10 @@ async def test_a_fill_nobody_ordered_is_booked_and_flagged(
     positions = await oms.call("GetPositions", {"account": account})
     assert positions["BTCUSDT"]["fees"] == Decimal("1.25")
     assert platform.metric('oms_flagged_fills_total{flag="unknown"}') == before + 1
-    assert await platform.projected(account, "BTCUSDT") == {"quantity": "0.5", "last_price": "45000"}
+    assert await platform.until_projected(account, "BTCUSDT", "0.5") == {
+        "quantity": "0.5",
+        "last_price": "45000",
+    }
 
 
 async def test_a_fill_that_comes_twice_is_booked_once(oms: OverRest, bus: Client, account: str) -> None:

@@ -122,12 +122,7 @@ async def test_without_realtime_positions_they_are_shown_at_the_interval(
         account = await account_owned_by(worker)
         answer = await oms.call("SubmitOrder", market_buy(account))
         await until_state(oms, answer["order_id"], "filled")
-
-        async def shown() -> bool:
-            assert (await platform.projected(account, "BTCUSDT")).get("quantity") == "0.1"
-            return True
-
-        await eventually(shown, within_sec=15, every_sec=0.1)
+        await platform.until_projected(account, "BTCUSDT", "0.1")
 
 
 async def test_slow_submissions_are_counted_against_the_service_level(

@@ -27,8 +27,6 @@ from tests.integration.questdb.support import connected, pool_of
 from tests.support import eventually
 from tests.unit.ledger.making import make_order
 
-NOW_NS = time.time_ns()
-
 
 class Account:
     """The LEDGER messages of one account."""
@@ -38,6 +36,7 @@ class Account:
         self.partition = partition_of(name)
         self._publisher = publisher
         self._seq = 1
+        self._opened_ns = time.time_ns()
         self._venue = itertools.count(1)
 
     async def commit(self, *events: Event) -> int:
@@ -49,7 +48,7 @@ class Account:
 
     async def publish(self, first: int, events: Sequence[Event]) -> None:
         """Publishes a commit whose first event has the number `first`."""
-        message = join_commits([encode_commit(self.name, first, NOW_NS + first * 1000, events)])
+        message = join_commits([encode_commit(self.name, first, self._opened_ns + first * 1000, events)])
         subject = f"ledger.{self.partition}.{self.name}"
         await self._publisher.publish(subject, message, f"{self.name}:{first}:{next(self._venue)}")
 
@@ -66,7 +65,7 @@ class Account:
             fee=Decimal(0),
             exec_id=f"e{number}",
             liquidity="taker",
-            venue_ns=NOW_NS,
+            venue_ns=self._opened_ns,
             stream_seq=number,
         )
 
