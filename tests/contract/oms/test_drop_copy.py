@@ -57,8 +57,8 @@ async def test_a_drop_copy_resumes_after_any_event_without_gap_or_double(
 
 
 async def test_a_live_drop_copy_begins_with_the_next_event(oms: OmsClient, account: str) -> None:
-    first = await oms.call("SubmitOrder", market_buy(account))
-    await until_state(oms, first["order_id"], "filled")
+    await oms.call("SubmitOrder", market_buy(account))
+    await collect(oms, 4, account=account)
     following = asyncio.create_task(
         collect(oms, 2, account=account, live_only="true" if _is_rest(oms) else True)
     )
