@@ -10,7 +10,7 @@ STOPPING: Final = "STOPPING"
 
 
 class Admission(Protocol):
-    """A bound on open calls, shared with the gRPC server (`grpc_engine.Admission`)."""
+    """A bound on open calls, shared with the gRPC server (`admission.Admission`)."""
 
     in_flight: int
     limit: int

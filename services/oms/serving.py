@@ -7,7 +7,8 @@ from gateway_http import create_app, local
 from services.oms.servicer import OrderService, ReconciliationService
 from services.oms.settings import OmsSettings
 from services.oms.steps import Step
-from services.runtime.grpc_engine import Admission, GrpcService, open_server
+from services.runtime.admission import Admission
+from services.runtime.grpc_engine import GrpcService, open_server
 from services.runtime.health import HealthBoard
 from services.runtime.http_server import serve
 from services.runtime.service import WorkerContext

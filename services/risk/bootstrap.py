@@ -39,8 +39,9 @@ from services.risk.questdb_probe import ping_http
 from services.risk.risk_ledger import RiskLedger
 from services.risk.servicer import RiskServicer, ServiceInfo
 from services.risk.settings import RiskSettings
+from services.runtime.admission import Admission
 from services.runtime.connections import NatsClient, open_nats, open_questdb, open_valkey
-from services.runtime.grpc_engine import Admission, GrpcService, open_server
+from services.runtime.grpc_engine import GrpcService, open_server
 from services.runtime.health import HealthBoard
 from services.runtime.http_server import serve
 from services.runtime.service import WorkerContext

@@ -2,8 +2,8 @@
 
 `open_server` wires an engine with everything that each of our servers has: the services, with every call
 counted against a bound and every exception mapped by the one table, `grpc.health.v1` fed by the health board,
-and reflection that also resolves methods. The engine itself is behind `Engine`, so a second one stands beside
-grpcio's.
+and reflection that also resolves methods. The engine itself is behind `Engine`: grpcio's, or the one of
+`grpc_native`.
 """
 
 import asyncio
@@ -18,7 +18,8 @@ from google.protobuf import descriptor_pool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from services.runtime.errors import ResourceExhausted, ServiceError, Unimplemented
+from services.runtime.admission import Admission
+from services.runtime.errors import ServiceError, Unimplemented
 from services.runtime.health import HealthBoard, Status
 from services.runtime.liveness import progress
 from services.runtime.rpc_status import abort_with
@@ -41,6 +42,10 @@ class Engine(Protocol):
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]) -> None: ...
 
+    def add_registered_method_handlers(
+        self, service_name: str, method_handlers: dict[str, Handler]
+    ) -> None: ...
+
     def add_insecure_port(self, address: str) -> int: ...
 
     async def start(self) -> None: ...
@@ -57,22 +62,6 @@ class GrpcService:
     add: Callable[[Any, Any], None]
     """The generated `add_…Servicer_to_server`."""
     servicer: object
-
-
-class Admission:
-    """Bounds the calls that are open at once in this worker; shared by gRPC and REST."""
-
-    __slots__ = ("in_flight", "limit", "refused")
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.in_flight = 0
-        self.refused = 0
-
-    def refusal(self) -> ResourceExhausted:
-        """Counts a refused call and makes its error."""
-        self.refused += 1
-        return ResourceExhausted(f"more than {self.limit} calls are open")
 
 
 class GrpcServer:
@@ -101,7 +90,7 @@ async def open_server(
     Raises `SettingsError` when the engine is not available and `OSError` when the port is taken.
     """
     admission = Admission(settings.grpc_max_in_flight) if admission is None else admission
-    engine = _new_engine(settings, workers)
+    engine = _OPENERS[settings.grpc_engine](settings, workers, admission)
     for service in services:
         _register(engine, service, admission)
     names = [service.full_name for service in services]
@@ -116,9 +105,7 @@ async def open_server(
     return GrpcServer(engine, port)
 
 
-def _new_engine(settings: ServiceSettings, workers: int) -> Engine:
-    if settings.grpc_engine != "grpcio":
-        raise SettingsError(f"service.grpc_engine: {settings.grpc_engine} is not available in this build")
+def _grpcio(settings: ServiceSettings, workers: int, admission: Admission) -> Engine:
     return grpc.aio.server(
         options=(
             ("grpc.so_reuseport", 1 if workers > 1 else 0),
@@ -136,6 +123,31 @@ def _new_engine(settings: ServiceSettings, workers: int) -> Engine:
             ("grpc.http2.max_ping_strikes", 0),
         )
     )
+
+
+def _native(settings: ServiceSettings, workers: int, admission: Admission) -> Engine:
+    try:
+        from services.runtime.grpc_native import Limits, NativeEngine
+    except ModuleNotFoundError as missing:
+        raise SettingsError(
+            f"service.grpc_engine: native needs {missing.name}; install the extra `native`"
+        ) from None
+    limits = Limits(MAX_RECEIVE_BYTES, MAX_SEND_BYTES, KEEPALIVE_MS, PING_TIMEOUT_MS)
+    return NativeEngine(limits, admission, reuse_port=workers > 1)
+
+
+_OPENERS: Final[Mapping[str, Callable[[ServiceSettings, int, Admission], Engine]]] = {
+    "grpcio": _grpcio,
+    "native": _native,
+}
+"""By `service.grpc_engine`."""
+
+
+def _add(engine: Engine, service: str, handlers: dict[str, Handler]) -> None:
+    """Gives a server the methods of a service in both ways, as generated code does: grpcio takes the first,
+    the native engine the second."""
+    engine.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+    engine.add_registered_method_handlers(service, handlers)
 
 
 class _Recorder:
@@ -163,7 +175,7 @@ def _register(engine: Engine, service: GrpcService, admission: Admission) -> Non
         name: _guarded(handler, f"{service.full_name}/{name}", admission)
         for name, handler in recorder.handlers.items()
     }
-    engine.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service.full_name, guarded),))
+    _add(engine, service.full_name, guarded)
 
 
 def _guarded(handler: Handler, method: str, admission: Admission) -> Handler:
@@ -242,9 +254,7 @@ def _serve_health(engine: Engine, names: Sequence[str], board: HealthBoard) -> N
     servicer = health.aio.HealthServicer()
     recorder = _Recorder()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, recorder)  # type: ignore[arg-type]
-    engine.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(health.SERVICE_NAME, recorder.handlers),)
-    )
+    _add(engine, health.SERVICE_NAME, recorder.handlers)
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()
 
@@ -291,6 +301,4 @@ def _serve_reflection(engine: Engine, names: Sequence[str]) -> None:
     )
     recorder = _Recorder()
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, recorder)  # type: ignore[no-untyped-call]
-    engine.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(reflection.SERVICE_NAME, recorder.handlers),)
-    )
+    _add(engine, reflection.SERVICE_NAME, recorder.handlers)

@@ -1,6 +1,7 @@
-"""A real gRPC server, called by real clients."""
+"""A real gRPC server of each engine, called by real clients."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,8 +14,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
+from services.runtime.admission import Admission
 from services.runtime.errors import InvalidArgument, NotFound, Unavailable
-from services.runtime.grpc_engine import Admission, GrpcServer, GrpcService, open_server
+from services.runtime.grpc_engine import GrpcServer, GrpcService, open_server
 from services.runtime.health import HealthBoard
 from services.runtime.local_stack import free_ports
 from services.runtime.settings import ServiceSettings, SettingsError
@@ -87,22 +89,29 @@ def board() -> HealthBoard:
     return HealthBoard(10)
 
 
+@pytest.fixture(params=["grpcio", "native"])
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @asynccontextmanager
-async def running(risk: Risk, oms: Oms, board: HealthBoard, limit: int = 20_000) -> AsyncIterator[Running]:
+async def running(
+    engine: str, risk: Risk, oms: Oms, board: HealthBoard, limit: int = 20_000
+) -> AsyncIterator[Running]:
     admission = Admission(limit)
     services = [
         GrpcService(RISK, risk_service_pb2_grpc.add_RiskServiceServicer_to_server, risk),
         GrpcService(OMS, order_service_pb2_grpc.add_OrderServiceServicer_to_server, oms),
     ]
-    server = await open_server(settings(), services, board, admission=admission)
+    server = await open_server(settings(grpc_engine=engine), services, board, admission=admission)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         yield Running(server, channel, admission)
     await server.stop(0)
 
 
 @pytest.fixture
-async def server(risk: Risk, oms: Oms, board: HealthBoard) -> AsyncIterator[Running]:
-    async with running(risk, oms, board) as one:
+async def server(engine: str, risk: Risk, oms: Oms, board: HealthBoard) -> AsyncIterator[Running]:
+    async with running(engine, risk, oms, board) as one:
         yield one
 
 
@@ -206,7 +215,7 @@ async def test_a_cancelled_call_makes_room_again(server: Running, risk: Risk) ->
 
 
 async def test_calls_beyond_the_bound_are_refused_early_and_admitted_again_later(
-    risk: Risk, oms: Oms, board: HealthBoard
+    engine: str, risk: Risk, oms: Oms, board: HealthBoard
 ) -> None:
     release = asyncio.Event()
 
@@ -214,7 +223,7 @@ async def test_calls_beyond_the_bound_are_refused_early_and_admitted_again_later
         await release.wait()
 
     risk.behaviour = wait
-    async with running(risk, oms, board, limit=2) as server:
+    async with running(engine, risk, oms, board, limit=2) as server:
         open_calls = [asyncio.ensure_future(server.risk.Check(risk_pb2.CheckRequest())) for _ in range(2)]
         await eventually(lambda: server.admission.in_flight == 2)
         error = await failure(server.risk.Check(risk_pb2.CheckRequest()))
@@ -330,24 +339,30 @@ async def test_stopping_lets_an_open_call_finish_and_takes_no_new_one(server: Ru
     await asyncio.wait_for(stopping, 5)
 
 
-async def test_a_taken_port_is_an_error(board: HealthBoard) -> None:
+async def test_a_taken_port_is_an_error(engine: str, board: HealthBoard) -> None:
     (port,) = free_ports(1)
-    first = await open_server(settings(grpc_port=port), [], board)
+    chosen = settings(grpc_port=port, grpc_engine=engine)
+    first = await open_server(chosen, [], board)
     with pytest.raises(OSError, match="cannot listen"):
-        await open_server(settings(grpc_port=port), [], board)
+        await open_server(chosen, [], board)
     await first.stop(0)
 
 
-async def test_several_workers_share_a_port(board: HealthBoard) -> None:
+async def test_several_workers_share_a_port(engine: str, board: HealthBoard) -> None:
     (port,) = free_ports(1)
-    servers = [await open_server(settings(grpc_port=port), [], board, workers=2) for _ in range(2)]
+    chosen = settings(grpc_port=port, grpc_engine=engine)
+    servers = [await open_server(chosen, [], board, workers=2) for _ in range(2)]
     assert [one.port for one in servers] == [port, port]
     for one in servers:
         await one.stop(0)
 
 
-async def test_an_engine_that_is_not_there_is_a_settings_error(board: HealthBoard) -> None:
-    with pytest.raises(SettingsError, match=r"service\.grpc_engine"):
+async def test_an_engine_that_is_not_installed_is_a_settings_error(
+    board: HealthBoard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "services.runtime.grpc_native", raising=False)
+    monkeypatch.setitem(sys.modules, "pygrpc_native", None)
+    with pytest.raises(SettingsError, match=r"service\.grpc_engine: native needs pygrpc_native"):
         await open_server(settings(grpc_engine="native"), [], board)
 
 
