@@ -14,7 +14,7 @@ from decimal import Decimal
 from importlib import resources
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, Self, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -25,6 +25,7 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 PREFIX: Final = "TRADE2026_"
@@ -97,7 +98,10 @@ class ServiceSettings(Section):
     grpc_port: Port | None = None
     """TCP port of gRPC; null: the service has none."""
     grpc_engine: Literal["grpcio", "native"] = "grpcio"
-    """Which gRPC server answers."""
+    """Which gRPC server answers: grpcio's, or a faster one for trusted clients (docs/decisions.md)."""
+    native_trusted_clients: bool = False
+    """Whether the native engine may listen off loopback. It believes the length that a client announces, so
+    every client that can reach it has to be trusted; it has no TLS."""
     grpc_max_in_flight: int = Field(default=20_000, ge=1)
     """gRPC calls that may be open in one worker; more are refused with RESOURCE_EXHAUSTED."""
     stop_grace_sec: PositiveDuration = 20.0
@@ -109,6 +113,15 @@ class ServiceSettings(Section):
         if host not in _LOOPBACK:
             raise ValueError("callers are not authenticated: only a loopback address is allowed")
         return host
+
+    @model_validator(mode="after")
+    def _native_among_friends(self) -> Self:
+        if self.grpc_engine == "native" and self.host not in _LOOPBACK and not self.native_trusted_clients:
+            raise ValueError(
+                "grpc_engine native off loopback serves trusted clients only: set native_trusted_clients, "
+                "or use grpcio"
+            )
+        return self
 
 
 class ValkeySettings(Section):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from services.runtime.settings import (
     Duration,
@@ -247,3 +247,48 @@ def test_settings_never_change_after_they_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", [ServiceSettings, ValkeySettings, LedgerSettings, MonitoringSettings])
 def test_every_shared_key_says_what_it_means(model: type[Section]) -> None:
     assert all(field.description for field in model.model_fields.values())
+
+
+class Reachable(DemoService):
+    """A service whose callers are authenticated: any address is taken."""
+
+    @field_validator("host")
+    @classmethod
+    def _loopback_only(cls, host: str) -> str:
+        return host
+
+
+class ReachableDemo(ServiceConfig):
+    service: Reachable = Reachable()
+    monitoring: DemoMonitoring = DemoMonitoring()
+
+
+def reachable(tmp_path: Path, service: str) -> Reachable:
+    folder = tmp_path / "risk"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(f"service: {service}")
+    return load_settings("risk", ReachableDemo, {"TRADE2026_CONFIG_DIR": str(tmp_path)}).service
+
+
+def test_the_native_engine_off_loopback_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        SettingsError, match=r"service: grpc_engine native off loopback .* native_trusted_clients"
+    ):
+        reachable(tmp_path, "{host: 10.0.0.1, grpc_engine: native}")
+
+
+@pytest.mark.parametrize(
+    "service",
+    [
+        "{host: 10.0.0.1, grpc_engine: native, native_trusted_clients: true}",
+        "{host: 10.0.0.1}",
+        "{grpc_engine: native}",
+    ],
+)
+def test_the_native_engine_is_taken_on_loopback_and_for_trusted_clients(tmp_path: Path, service: str) -> None:
+    assert reachable(tmp_path, service).workers == 4
+
+
+def test_native_trusted_clients_has_to_be_a_truth_value(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="native_trusted_clients"):
+        reachable(tmp_path, "{native_trusted_clients: maybe}")
