@@ -7,7 +7,7 @@ INVALID_ARGUMENT and names the field as the caller wrote it.
 import decimal
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final, Protocol
@@ -40,7 +40,7 @@ ORDER_TYPES: Final[Mapping["order_pb2.OrderType.ValueType", OrderType]] = {
 }
 
 # order type → (takes a price, takes a stop price); what a type takes, it also needs.
-_PRICES: Final[Mapping[OrderType, tuple[bool, bool]]] = {
+PRICES: Final[Mapping[OrderType, tuple[bool, bool]]] = {
     OrderType.MARKET: (False, False),
     OrderType.LIMIT: (True, False),
     OrderType.STOP: (False, True),
@@ -92,7 +92,7 @@ def read_order(request: FlatOrder, instruments: Mapping[str, Instrument]) -> Ord
     has_price = bool(request.HasField("price"))  # type: ignore[attr-defined]
     has_stop = bool(request.HasField("stop_price"))  # type: ignore[attr-defined]
     order_type = _read_type(request.type, has_price)
-    takes_price, takes_stop = _PRICES[order_type]
+    takes_price, takes_stop = PRICES[order_type]
     if has_price != takes_price:
         raise InvalidArgument("price", _wrongly_given(order_type, takes_price))
     if has_stop != takes_stop:
@@ -103,10 +103,15 @@ def read_order(request: FlatOrder, instruments: Mapping[str, Instrument]) -> Ord
         if has_stop
         else None
     )
+    check_value(quantity, price, stop_price)
+    return OrderRequest(account, request.symbol, side, order_type, quantity, price, stop_price)
+
+
+def check_value(quantity: Decimal, price: Decimal | None, stop_price: Decimal | None) -> None:
+    """Raises `InvalidArgument` when quantity times a price has more than 20 integer digits."""
     for name, number in (("price", price), ("stop_price", stop_price)):
         if number is not None and quantity * number >= _MAX_VALUE:
             raise InvalidArgument(name, f"times quantity must be below 10^{MAX_INTEGER_DIGITS}")
-    return OrderRequest(account, request.symbol, side, order_type, quantity, price, stop_price)
 
 
 def read_account(account: str, field: str = "account") -> str:
@@ -116,6 +121,13 @@ def read_account(account: str, field: str = "account") -> str:
             raise InvalidArgument(field, "is required")
         raise InvalidArgument(field, "must be 1 to 64 letters, digits, underscores or hyphens")
     return account
+
+
+def read_symbol(symbol: str, known: Collection[str]) -> str:
+    """`symbol` when it is empty or one of the `known`; raises `InvalidArgument` otherwise."""
+    if symbol and symbol not in known:
+        raise _unknown_symbol(symbol, known)
+    return symbol
 
 
 def read_client_order_id(client_order_id: str) -> str:
@@ -180,7 +192,7 @@ def _wrongly_given(order_type: OrderType, taken: bool) -> str:
     return f"is required for {order_type} orders" if taken else f"must not be given for {order_type} orders"
 
 
-def _unknown_symbol(symbol: str, instruments: Mapping[str, Instrument]) -> InvalidArgument:
+def _unknown_symbol(symbol: str, instruments: Collection[str]) -> InvalidArgument:
     if not symbol:
         return InvalidArgument("symbol", "is required")
     if not SYMBOL.fullmatch(symbol):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from services.ledger.account import Account
 from services.ledger.order import Order, OrderState, Reservation, Side, Terms
@@ -100,6 +100,34 @@ class Amend:
     price: Decimal | None
     stop_price: Decimal | None
     assess: Assess
+    request_id: str = ""
+    """Tells one request for a revision from another one for the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatAmend:
+    """Notes that an amendment in flight is sent to the venue again (sweeper): it may never have been sent.
+
+    From then on nobody can take it back, because nobody else knows whether the venue has it.
+    """
+
+    account: str
+    order_id: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class AbandonAmend:
+    """Takes back an amendment that was certainly not sent, or uses its number up before it comes.
+
+    The old terms stand; an `Amend` of that request that lands later finds its revision used.
+    """
+
+    account: str
+    order_id: str
+    revision: int
+    request_id: str
+    reason: str
 
 
 class ReportKind(StrEnum):
@@ -133,7 +161,11 @@ class ApplyReport:
     liquidity: str
 
 
-Command: TypeAlias = Open | Register | Reserve | Abandon | RequestCancel | Amend | ApplyReport
+Command: TypeAlias = (
+    Open | Register | Reserve | Abandon | RequestCancel | Amend | RepeatAmend | AbandonAmend | ApplyReport
+)
+OF_KNOWN_ORDERS: Final = (RequestCancel, Amend, RepeatAmend, AbandonAmend)
+"""Commands that ask something of an order that exists; without it they do nothing."""
 
 
 class Effect(StrEnum):
@@ -149,6 +181,8 @@ class Effect(StrEnum):
     """The order has ended, or is not where the command could apply; `order` tells its state."""
     BUSY = "busy"
     """An amendment is in flight."""
+    STALE = "stale"
+    """The revision was used already, by an amendment that is answered or was taken back."""
     REFUSED = "refused"
     """An amendment failed a check; the old terms stand."""
     IGNORED = "ignored"

@@ -184,7 +184,7 @@ class Committing:
         if await self._opening.was_opened(slot.account):
             await self.load_opened(slot)
             return
-        if all(isinstance(item.command, (c.RequestCancel, c.Amend)) for item in batch):
+        if all(isinstance(item.command, c.OF_KNOWN_ORDERS) for item in batch):
             for item in batch:
                 item.resolve(Outcome(Effect.NOT_FOUND))
             batch.clear()

@@ -17,3 +17,8 @@ def due_ns(order: Order) -> int | None:
     if order.state in _AWAITING:
         return order.updated_ns + GRACE_NS
     return order.expire_ns + GRACE_NS if order.expire_ns else None
+
+
+def has_expired(order: Order, now_ns: int) -> bool:
+    """Whether the venue should have reported the order's expiry by now."""
+    return 0 < order.expire_ns <= now_ns - GRACE_NS

@@ -91,6 +91,9 @@ class CancelRejected:
 
 @dataclass(frozen=True, slots=True)
 class ReplaceRequested:
+    """New terms are asked of the venue. Comes again, with a higher `replacement.repeats`, when they are
+    asked again."""
+
     order_id: str
     replacement: Replacement
     reservation: Reservation
@@ -106,10 +109,13 @@ class Replaced:
 
 @dataclass(frozen=True, slots=True)
 class ReplaceRejected:
+    """The old terms stand."""
+
     order_id: str
     revision: int
     reason: str
     stream_seq: int
+    """0 when the amendment was taken back before it was sent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,7 +200,8 @@ def _replace_rejected(
     order = _known(order)
     pending = order.replacement
     if pending is None:
-        raise ValueError("no amendment is in flight")
+        # The number of a request that has not come, and now never will.
+        return {}, replace(order, revision=max(order.revision, event.revision), updated_ns=now_ns)
     after = replace(
         order,
         reservation=pending.fallback,

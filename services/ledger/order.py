@@ -153,6 +153,10 @@ class Replacement:
     terms: Terms
     reservation: Reservation
     fallback: Reservation
+    request_id: str = ""
+    """Which request it is: two may ask for the same revision at once, and only one of them gets it."""
+    repeats: int = 0
+    """How often it was sent again by others than the worker that was asked for it."""
 
 
 @dataclass(frozen=True, slots=True)

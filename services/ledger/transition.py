@@ -41,7 +41,7 @@ class Transition:
 
 def named_order(command: Command) -> str:
     """Id of the order whose record `transition` needs, or an empty string."""
-    if isinstance(command, (c.ApplyReport, c.RequestCancel, c.Amend)):
+    if isinstance(command, (c.ApplyReport, *c.OF_KNOWN_ORDERS)):
         return command.order_id
     if isinstance(command, (c.Reserve, c.Abandon)):
         return command.order.order_id
@@ -149,10 +149,12 @@ def _request_cancel(
 def _amend(account: Account, order: Order | None, command: c.Amend, now_ns: int) -> _Decision:
     if order is None:
         return (), Outcome(Effect.NOT_FOUND)
-    if command.revision <= order.revision:
+    if _in_flight(order, command):
         return (), Outcome(Effect.REPEATED, order)
     if order.state is OrderState.PENDING_REPLACE:
         return (), Outcome(Effect.BUSY, order)
+    if order.is_open and command.revision <= order.revision:
+        return (), Outcome(Effect.STALE, order)
     if next_state(order.state, OrderEvent.REPLACE_REQUESTED, executed=False) is None:
         return (), Outcome(Effect.NOT_OPEN, order)
     terms = Terms(command.quantity, command.price, command.stop_price, order.terms.protection_price)
@@ -165,9 +167,51 @@ def _amend(account: Account, order: Order | None, command: c.Amend, now_ns: int)
     assessed = command.assess(without, replace(order, terms=terms, reservation=NO_RESERVATION))
     if isinstance(assessed, c.Refused):
         return (), Outcome(Effect.REFUSED, order, assessed)
-    replacement = Replacement(command.revision, assessed.terms, assessed.reservation, order.reservation)
+    replacement = Replacement(
+        command.revision, assessed.terms, assessed.reservation, order.reservation, command.request_id
+    )
     held = order.reservation.covering(assessed.reservation)
     return (e.ReplaceRequested(order.order_id, replacement, held),), Outcome(Effect.DONE, order)
+
+
+def _in_flight(order: Order, command: c.Amend | c.AbandonAmend) -> bool:
+    """Whether the amendment in flight is the one that `command` speaks of."""
+    pending = order.replacement
+    return (
+        pending is not None
+        and pending.revision == command.revision
+        and pending.request_id == command.request_id
+    )
+
+
+def _repeat_amend(account: Account, order: Order | None, command: c.RepeatAmend, now_ns: int) -> _Decision:
+    if order is None:
+        return (), Outcome(Effect.NOT_FOUND)
+    pending = order.replacement
+    if order.state is not OrderState.PENDING_REPLACE or pending is None:
+        return (), Outcome(Effect.NOT_OPEN, order)
+    if pending.revision != command.revision:
+        return (), Outcome(Effect.STALE, order)
+    again = replace(pending, repeats=pending.repeats + 1)
+    return (e.ReplaceRequested(order.order_id, again, order.reservation),), Outcome(Effect.DONE, order)
+
+
+def _abandon_amend(account: Account, order: Order | None, command: c.AbandonAmend, now_ns: int) -> _Decision:
+    if order is None:
+        return (), Outcome(Effect.NOT_FOUND)
+    if not order.is_open:
+        return (), Outcome(Effect.NOT_OPEN, order)
+    pending = order.replacement
+    if pending is None or not _in_flight(order, command):
+        if command.revision <= order.revision:
+            # Another one has the revision, or this one is answered.
+            return (), Outcome(Effect.REPEATED, order)
+        if pending is not None:
+            return (), Outcome(Effect.BUSY, order)
+    elif pending.repeats:
+        return (), Outcome(Effect.BUSY, order)
+    taken_back = e.ReplaceRejected(order.order_id, command.revision, command.reason, 0)
+    return (taken_back,), Outcome(Effect.DONE, order)
 
 
 _REPORTED_ENDS: Final = {
@@ -254,5 +298,7 @@ _DECIDERS: Final[dict[type[Any], Callable[[Account, Order | None, Any, int], _De
     c.Abandon: _abandon,
     c.RequestCancel: _request_cancel,
     c.Amend: _amend,
+    c.RepeatAmend: _repeat_amend,
+    c.AbandonAmend: _abandon_amend,
     c.ApplyReport: _apply_report,
 }

@@ -29,6 +29,7 @@ from services.instruments import instruments_of
 from services.ledger.errors import ForeignLedger, LedgerUnavailable, UnsafeValkey
 from services.ledger.ledger import Ledger, LedgerOptions
 from services.ledger.registry import KvAccountRegistry
+from services.oms.amend import Amender
 from services.oms.cancel import Canceler
 from services.oms.dispatch import Dispatch, check_subjects
 from services.oms.executions import DropCopies
@@ -202,7 +203,12 @@ class Worker:
             # An order that came before would be rejected for nothing.
             await self._risk.wait_usable(EARLY_SEC)
         return Desk(
-            submitter, Canceler(ledger, dispatch), Queries(ledger, self._questdb, self._clock), drop_copies
+            submitter,
+            Canceler(ledger, dispatch),
+            self._amender(risk, ledger, dispatch, nats),
+            Queries(ledger, self._questdb, self._clock),
+            drop_copies,
+            frozenset(instruments_of(settings.instruments)),
         )
 
     async def _open_nats(self) -> NatsClient:
@@ -293,7 +299,7 @@ class Worker:
     def _submitter(
         self, risk: RiskClient | None, ledger: Ledger, dispatch: Dispatch, nats: NatsClient
     ) -> Submitter:
-        orders, performance = self._settings.order_management, self._settings.performance
+        orders = self._settings.order_management
         submitter = Submitter(
             OrderEntry(
                 instruments_of(self._settings.instruments),
@@ -305,12 +311,30 @@ class Worker:
             ledger,
             dispatch,
             lambda: nats.is_connected,
-            SubmissionRecord(performance.latency_sla_ms, performance.max_latency_ms),
+            self._record(),
             SubmitRules(self._settings.risk_service.fail_closed, orders.max_open_orders_per_account),
             self._clock,
         )
         self._refusals.append(submitter.drain)
         return submitter
+
+    def _amender(
+        self, risk: RiskClient | None, ledger: Ledger, dispatch: Dispatch, nats: NatsClient
+    ) -> Amender:
+        return Amender(
+            instruments_of(self._settings.instruments),
+            risk,
+            ledger,
+            dispatch,
+            lambda: nats.is_connected,
+            self._record(),
+            self._settings.risk_service.fail_closed,
+            self._clock,
+        )
+
+    def _record(self) -> SubmissionRecord:
+        performance = self._settings.performance
+        return SubmissionRecord(performance.latency_sla_ms, performance.max_latency_ms)
 
     def _store(self, nats: NatsClient, publisher: Publisher) -> OrdersLogStore:
         questdb = self._settings.questdb

@@ -1,12 +1,13 @@
-"""A client's cancel: recorded in the ledger, then sent to the venue, and sent until the venue answers."""
+"""A client's cancels: recorded in the ledger, then sent to the venue, and sent until the venue answers."""
 
+import asyncio
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from services.ledger.commands import Command, Effect, Outcome, RequestCancel
-from services.ledger.errors import CommitUnknown, LedgerUnavailable
+from services.ledger.errors import CommitUnknown, LedgerError, LedgerUnavailable
 from services.ledger.order import Order
 from services.ledger.partition import account_of
-from services.oms.dispatch import Dispatch
 from services.oms.outcomes import RETRY_AFTER_SEC, OutcomeUnknown
 from services.order_request import ACCOUNT
 from services.runtime.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
@@ -16,6 +17,9 @@ from services.runtime.telemetry import counter, get_logger
 BY_CLIENT: Final = "client_request"
 """Reason of an order that ended because its client canceled it."""
 
+TOGETHER: Final = 256
+"""Cancels of one account that are recorded, and then sent, at once."""
+
 _cancels: Final = counter("oms_cancel_requests", "Cancels asked for by clients, by outcome.", ("outcome",))
 _log = get_logger("oms.cancel")
 
@@ -24,6 +28,14 @@ class Ledger(Protocol):
     """What cancels need of the account ledger."""
 
     async def execute(self, command: Command, timeout: float = 1.0) -> Outcome: ...
+
+    async def open_orders(self, account: str) -> tuple[Order, ...]: ...
+
+
+class Sender(Protocol):
+    """What cancels need of the way to the venue; `Dispatch` is it."""
+
+    async def send_cancel(self, order: Order) -> object: ...
 
 
 def read_order_id(order_id: str) -> str:
@@ -46,9 +58,9 @@ def order_not_found(order_id: str) -> NotFound:
 
 
 class Canceler:
-    """Cancels single orders; one a worker."""
+    """Cancels orders; one a worker."""
 
-    def __init__(self, ledger: Ledger, dispatch: Dispatch) -> None:
+    def __init__(self, ledger: Ledger, dispatch: Sender) -> None:
         self._ledger = ledger
         self._dispatch = dispatch
 
@@ -96,3 +108,68 @@ class Canceler:
         _cancels.labels("sent").inc()
         _log.info("cancel requested", order_id=order_id, account=account, number=order.cancels)
         return order
+
+    async def cancel_all(self, account: str, reason: str, symbol: str = "") -> list[str]:
+        """Asks the venue to cancel what the account has open now (in `symbol`, unless empty).
+
+        Returns the ids of the orders for which a cancel is recorded, oldest first; none for an unknown
+        account. A message that the journal of orders does not acknowledge is repeated by the sweeper. To be
+        shielded by the caller. Raises `Unavailable` when not every cancel could be recorded: those that were
+        are on their way, and asking again does the rest.
+        """
+        try:
+            found = await self._ledger.open_orders(account)
+        except LedgerUnavailable:
+            raise Unavailable(
+                f"the orders of account {account} cannot be read now; nothing was done",
+                reason="LEDGER_UNAVAILABLE",
+            ) from None
+        wanted = [order for order in found if symbol in ("", order.symbol)]
+        recorded: list[str] = []
+        missed = 0
+        for start in range(0, len(wanted), TOGETHER):
+            asked, unrecorded = await self._record(wanted[start : start + TOGETHER], reason)
+            missed += unrecorded
+            recorded += [order.order_id for order in asked]
+            await self._send(asked)
+        if recorded:
+            _log.info("cancel of all requested", account=account, orders=len(recorded), reason=reason)
+        if missed:
+            raise Unavailable(
+                f"{missed} of {len(wanted)} cancels could not be recorded now; ask again",
+                metadata={"account": account},
+                reason="OUTCOME_UNKNOWN",
+                retry_after_sec=RETRY_AFTER_SEC,
+            )
+        return recorded
+
+    async def _record(self, orders: Sequence[Order], reason: str) -> tuple[list[Order], int]:
+        """The orders as they stand with a cancel requested, and how many could not be recorded.
+
+        An order that has ended in the meantime is neither.
+        """
+        outcomes = await asyncio.gather(
+            *(self._ledger.execute(RequestCancel(o.account, o.order_id, reason)) for o in orders),
+            return_exceptions=True,
+        )
+        asked: list[Order] = []
+        missed = 0
+        for outcome in outcomes:
+            if isinstance(outcome, LedgerError):
+                missed += 1
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            elif outcome.order is not None and outcome.order.is_open:
+                asked.append(outcome.order)
+        return asked, missed
+
+    async def _send(self, orders: Sequence[Order]) -> None:
+        sent = await asyncio.gather(*map(self._dispatch.send_cancel, orders), return_exceptions=True)
+        for order, error in zip(orders, sent, strict=True):
+            if not isinstance(error, BaseException):
+                _cancels.labels("sent").inc()
+            elif isinstance(error, PublishError):
+                _cancels.labels("unknown").inc()
+                _log.warning("cancel not acknowledged", order_id=order.order_id, error=str(error))
+            else:
+                raise error

@@ -1,4 +1,4 @@
-"""What oms sends to the venue: new orders and cancels, through stream ORDERS.
+"""What oms sends to the venue: new orders, cancels and amendments, through stream ORDERS.
 
 Each message has an id that JetStream recognises, one kind of id for each kind of message: the same id for a
 `new` and a `cancel` would make it drop the second as a duplicate.
@@ -10,7 +10,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from services import messages
-from services.ledger.order import Order
+from services.ledger.order import Order, Terms
 from services.runtime.clock import Clock
 from services.runtime.publisher import PubAck, Publisher
 from services.runtime.settings import SettingsError
@@ -68,6 +68,25 @@ class Dispatch:
             f"{self._prefix}.{order.account}.cancel",
             messages.encode(cancel),
             f"cancel:{order.order_id}:{order.cancels}",
+            timeout=self._timeout_sec,
+        )
+
+    async def send_replace(self, order: Order, revision: int, terms: Terms) -> PubAck:
+        """Sends an amendment of `order` and returns when the stream holds it."""
+        amendment = messages.ReplaceOrder(
+            order_id=order.order_id,
+            account=order.account,
+            revision=revision,
+            quantity=terms.quantity,
+            price=terms.price,
+            stop_price=terms.stop_price,
+            protection_price=terms.protection_price,
+            timestamp=messages.timestamp(self._clock.now_ns()),
+        )
+        return await self._publisher.publish(
+            f"{self._prefix}.{order.account}.replace",
+            messages.encode(amendment),
+            f"replace:{order.order_id}:{revision}",
             timeout=self._timeout_sec,
         )
 

@@ -26,7 +26,7 @@ TIMES_IN_FORCE: Final[Mapping["type_pb2.TimeInForce.ValueType", TimeInForce]] = 
 NO_DIGEST: Final = "-"
 """Digest of an order without a client order id: nothing is ever compared with it."""
 
-_TYPE_TO_WIRE: Final = {
+TYPE_TO_WIRE: Final = {
     OrderType.MARKET: type_pb2.ORDER_TYPE_MARKET,
     OrderType.LIMIT: type_pb2.ORDER_TYPE_LIMIT,
     OrderType.STOP: type_pb2.ORDER_TYPE_STOP,
@@ -78,7 +78,7 @@ class OrderEntry:
             account=order.account,
             symbol=order.symbol,
             side=request.side,
-            type=_TYPE_TO_WIRE[order.order_type],
+            type=TYPE_TO_WIRE[order.order_type],
             order_id=order.order_id,
             client_order_id=order.client_order_id,
             digest=order.digest,

@@ -6,6 +6,7 @@ A few calls may be in flight, so that one late answer does not hold up everythin
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +15,15 @@ from google.rpc import code_pb2, error_details_pb2
 from grpc_status import rpc_status
 
 from services.oms.risk_channel import RiskChannel, RiskChannels
-from services.runtime.errors import AlreadyExists, InvalidArgument, ResourceExhausted
+from services.runtime.errors import (
+    AlreadyExists,
+    Conflict,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    ServiceError,
+)
 from services.runtime.telemetry import get_logger
 from trade2026.risk.v1 import risk_pb2
 
@@ -96,8 +105,8 @@ class RiskClient:
     def reserve(self, request: risk_pb2.ReserveRequest) -> "asyncio.Future[Answer]":
         """Asks for one reservation. Must not be cancelled.
 
-        The future fails with `ReservationUnknown`; with `RiskUnreachable`, `ResourceExhausted`,
-        `InvalidArgument` or `AlreadyExists` when certainly nothing is reserved. Raises `ResourceExhausted` at
+        The future fails with `ReservationUnknown`; with `RiskUnreachable` or a `ServiceError` when certainly
+        nothing is reserved. Raises `ResourceExhausted` at
         once when too many orders wait.
         """
         if len(self._waiting) >= MAX_WAITING:
@@ -240,14 +249,26 @@ def _settle(future: "asyncio.Future[Answer]", result: risk_pb2.ReserveResult, la
         future.set_exception(ReservationUnknown(ERROR, "risk answered nothing for the order"))
 
 
+_REFUSALS: Final[Mapping[int, type[ServiceError]]] = {
+    code_pb2.ALREADY_EXISTS: AlreadyExists,
+    code_pb2.RESOURCE_EXHAUSTED: ResourceExhausted,
+    code_pb2.NOT_FOUND: NotFound,
+    code_pb2.FAILED_PRECONDITION: FailedPrecondition,
+    code_pb2.ABORTED: Conflict,
+}
+"""Answers that say for certain that nothing was reserved."""
+
+
 def _error_of(status: Any) -> Exception:
     if status.code == code_pb2.INVALID_ARGUMENT:
         field, _, description = status.message.partition(": ")
         return InvalidArgument(field, description) if description else InvalidArgument("", status.message)
-    if status.code == code_pb2.ALREADY_EXISTS:
-        return AlreadyExists(status.message)
-    if status.code == code_pb2.RESOURCE_EXHAUSTED:
-        return ResourceExhausted(status.message)
+    refusal = _REFUSALS.get(status.code)
+    if refusal is not None:
+        info = error_details_pb2.ErrorInfo()
+        if any(detail.Unpack(info) for detail in status.details):
+            return refusal(status.message, reason=info.reason, metadata=dict(info.metadata))
+        return refusal(status.message)
     if status.code in (code_pb2.UNAVAILABLE, code_pb2.DEADLINE_EXCEEDED):
         return ReservationUnknown(TIMEOUT, "risk did not finish the reservation in time")
     return ReservationUnknown(ERROR, "risk answered an error")

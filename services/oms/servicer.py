@@ -1,17 +1,18 @@
 """The contract's methods: decode, call, encode. Errors are mapped where they leave, by the one table."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
-from services.oms.cancel import Canceler
+from services.oms.amend import Amender
+from services.oms.cancel import BY_CLIENT, Canceler
 from services.oms.executions import DropCopies
 from services.oms.outcomes import Outcome
 from services.oms.queries import Queries
 from services.oms.submit import Submitter
 from services.oms.wire import execution_event, order_message, submit_response
-from services.order_request import read_account
+from services.order_request import read_account, read_symbol
 from services.runtime.clock import Clock
 from services.runtime.errors import InvalidArgument, ServiceError, Unavailable, Unimplemented
 from services.runtime.rpc_status import status_of
@@ -32,8 +33,11 @@ class Desk:
 
     submitter: Submitter
     canceler: Canceler
+    amender: Amender
     queries: Queries
     drop_copies: DropCopies
+    symbols: Collection[str]
+    """Known instruments."""
 
 
 class OrderService(order_service_pb2_grpc.OrderServiceServicer):
@@ -98,11 +102,21 @@ class OrderService(order_service_pb2_grpc.OrderServiceServicer):
         )
         return order_pb2.CancelOrderResponse(order=order_message(order))
 
-    async def CancelAllOrders(self, request: order_pb2.CancelAllOrdersRequest, context: Any) -> Any:
-        raise Unimplemented("canceling all orders of an account is not served yet")
+    async def CancelAllOrders(
+        self, request: order_pb2.CancelAllOrdersRequest, context: Any
+    ) -> order_pb2.CancelAllOrdersResponse:
+        desk = self._desk
+        account, symbol = read_account(request.account), read_symbol(request.symbol, desk.symbols)
+        order_ids = await asyncio.shield(
+            desk.submitter.own(desk.canceler.cancel_all(account, BY_CLIENT, symbol), "cancel all")
+        )
+        return order_pb2.CancelAllOrdersResponse(order_ids=order_ids)
 
-    async def ReplaceOrder(self, request: order_pb2.ReplaceOrderRequest, context: Any) -> Any:
-        raise Unimplemented("amendments are not served yet")
+    async def ReplaceOrder(
+        self, request: order_pb2.ReplaceOrderRequest, context: Any
+    ) -> order_pb2.ReplaceOrderResponse:
+        order = await asyncio.shield(self._desk.submitter.own(self._desk.amender.amend(request), "replace"))
+        return order_pb2.ReplaceOrderResponse(order=order_message(order))
 
     async def GetOrder(self, request: order_pb2.GetOrderRequest, context: Any) -> order_pb2.GetOrderResponse:
         return order_pb2.GetOrderResponse(order=await self._desk.queries.order(request.order_id))

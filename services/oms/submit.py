@@ -32,6 +32,7 @@ from services.oms.outcomes import (
     outcome_of,
 )
 from services.oms.risk_client import Answer, ReservationUnknown, RiskUnreachable
+from services.oms.settling import COMMIT_TIMEOUT_SEC, settled
 from services.oms.unchecked import unchecked_assess
 from services.oms.wire import REASON_NAMES
 from services.runtime.clock import Clock
@@ -41,9 +42,6 @@ from services.runtime.telemetry import get_logger
 from trade2026.oms.v1 import order_pb2
 from trade2026.risk.v1 import risk_pb2
 
-SETTLE_SEC: Final = 2.0
-"""How long an unanswered commit is settled before the client is told that the outcome is unknown."""
-COMMIT_TIMEOUT_SEC: Final = 1.0
 REPEAT_WAIT_SEC: Final = 0.5
 """How long a repeated request waits for an original that another worker still has in hand."""
 REPUBLISH_WAIT_SEC: Final = 0.25
@@ -273,23 +271,12 @@ class Submitter:
         `OutcomeUnknown` when no answer comes for `SETTLE_SEC`. `LedgerUnavailable` leaves only a `Reserve`,
         which certainly did nothing then.
         """
-        deadline = self._clock.monotonic() + SETTLE_SEC
-        unknown = False
-        outcome: LedgerOutcome | None = None
-        while outcome is None:
-            try:
-                outcome = await self._ledger.execute(command, timeout=COMMIT_TIMEOUT_SEC)
-                continue
-            except LedgerUnavailable:
-                if isinstance(command, Reserve) and not unknown:
-                    raise
-            except CommitUnknown:
-                unknown = True
-            if self._clock.monotonic() >= deadline:
-                raise OutcomeUnknown(
-                    order, f"what became of order {order.order_id} is not known; ask again"
-                ) from None
-            await asyncio.sleep(0.05)
+        try:
+            outcome = await settled(self._ledger, command, self._clock, gives_up=isinstance(command, Reserve))
+        except CommitUnknown:
+            raise OutcomeUnknown(
+                order, f"what became of order {order.order_id} is not known; ask again"
+            ) from None
         if outcome.effect is Effect.CONFLICT:
             raise AlreadyExists(
                 f"client order id {order.client_order_id} belongs to an order with other terms",

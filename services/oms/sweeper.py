@@ -4,14 +4,17 @@ Due are: an order that was reserved and of which the venue has said nothing (its
 before or after it published), a cancel without an answer, an amendment without one, and a working order whose
 expiry the venue has not reported. In each case the venue knows the truth or makes it: it answers a cancel of
 an order that it never saw with `canceled`, and refuses the order if it comes later.
+
+An amendment is first sent again, a few times: its client wants the order to live. A venue that has taken it
+recognises its revision; only one that stays silent for so long has its order canceled.
 """
 
 import asyncio
 from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
-from services.ledger.commands import Command, Effect, Outcome, RequestCancel
-from services.ledger.deadline import due_ns
+from services.ledger.commands import Command, Effect, Outcome, RepeatAmend, RequestCancel
+from services.ledger.deadline import due_ns, has_expired
 from services.ledger.errors import LedgerError
 from services.ledger.order import Order, OrderState
 from services.oms.dispatch import Dispatch
@@ -22,6 +25,8 @@ from services.runtime.telemetry import counter, get_logger
 INTERVAL_SEC: Final = 0.5
 PAGE: Final = 100
 FORGET_SEC: Final = 60.0
+AMENDMENT_REPEATS: Final = 5
+"""How often an amendment without an answer is sent again before its order is canceled."""
 
 _REASONS: Final = {
     OrderState.PENDING_NEW: "venue_silent",
@@ -31,6 +36,7 @@ _REASONS: Final = {
 }
 
 _swept: Final = counter("oms_swept_orders", "Overdue orders that were canceled at the venue.", ("state",))
+_repeated: Final = counter("oms_repeated_amendments", "Overdue amendments that were sent to the venue again.")
 _log = get_logger("oms.sweeper")
 
 
@@ -71,17 +77,49 @@ class Sweeper:
             await asyncio.sleep(INTERVAL_SEC)
 
     async def sweep(self, partition: int) -> int:
-        """Cancels what is due now; returns how many orders that was. Raises `LedgerError`."""
+        """Looks after what is due now; returns how many orders that was. Raises `LedgerError`."""
         swept = 0
         while True:
             now_ns = self._clock.now_ns()
             due = await self._ledger.due(partition, now_ns, PAGE)
             overdue = [order for order in due if _is_overdue(order, now_ns)]
-            answers = await asyncio.gather(*(self._cancel(order) for order in overdue))
+            answers = await asyncio.gather(*(self._settle(order, now_ns) for order in overdue))
             swept += sum(answers)
             # Whatever was requested has moved on in the index; a page without progress would come again.
             if len(due) < PAGE or not any(answers):
                 return swept
+
+    async def _settle(self, order: Order, now_ns: int) -> bool:
+        pending = order.replacement
+        if order.state is not OrderState.PENDING_REPLACE or pending is None:
+            return await self._cancel(order)
+        if pending.repeats >= AMENDMENT_REPEATS or has_expired(order, now_ns):
+            return await self._cancel(order)
+        return await self._repeat_amendment(order, pending.revision)
+
+    async def _repeat_amendment(self, order: Order, revision: int) -> bool:
+        try:
+            outcome = await self._ledger.execute(RepeatAmend(order.account, order.order_id, revision))
+        except LedgerError as error:
+            _log.warning("overdue amendment not repeated", order_id=order.order_id, error=str(error))
+            return False
+        held = outcome.order
+        if outcome.effect is not Effect.DONE or held is None or held.replacement is None:
+            return False
+        _repeated.inc()
+        _log.warning(
+            "overdue amendment",
+            order_id=order.order_id,
+            account=order.account,
+            revision=revision,
+            repeat=held.replacement.repeats,
+        )
+        try:
+            await self._dispatch.send_replace(held, revision, held.replacement.terms)
+        except PublishError as error:
+            # It stays pending_replace, so it is due again after the next grace.
+            _log.warning("amendment not acknowledged", order_id=order.order_id, error=str(error))
+        return True
 
     async def _cancel(self, order: Order) -> bool:
         again = order.state is OrderState.PENDING_CANCEL

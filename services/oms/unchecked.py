@@ -3,10 +3,17 @@
 The trading state of the account and the limit of open orders hold all the same; nothing else is looked at.
 """
 
+import sys
+from typing import Final
+
 from services.ledger.account import Account, TradingState
 from services.ledger.commands import Approved, Assess, Refused
 from services.ledger.numbers import ZERO
 from services.ledger.order import Order, Reservation, Side
+from services.ledger.values import replace
+
+NO_LIMIT: Final = sys.maxsize
+"""For an amendment, which opens no further order."""
 
 
 def unchecked_assess(max_open_orders: int) -> Assess:
@@ -24,7 +31,8 @@ def unchecked_assess(max_open_orders: int) -> Assess:
                 "max_open_orders",
                 f"the account has {account.open_orders} open orders, the limit is {max_open_orders}",
             )
-        terms = order.terms
+        # An amended stop must not keep the protection that its old price had.
+        terms = replace(order.terms, protection_price=None)
         # Without a mark the asked prices are the only value there is; a market order has none.
         value = max(terms.price or ZERO, terms.stop_price or ZERO)
         return Approved(Reservation(terms.quantity, value, ZERO, ZERO), terms)

@@ -151,6 +151,16 @@ def execution_event(account: str, event: e.Event, time_ns: int) -> order_pb2.Exe
         message.reason = reason
     if isinstance(event, e.Filled):
         message.fill.CopyFrom(_fill_of(account, event))
+    elif isinstance(event, e.ReplaceRequested):
+        asked = event.replacement
+        message.revision = asked.revision
+        message.quantity.value = number_text(asked.terms.quantity)
+        if asked.terms.price is not None:
+            message.price.value = number_text(asked.terms.price)
+        if asked.terms.stop_price is not None:
+            message.stop_price.value = number_text(asked.terms.stop_price)
+    elif isinstance(event, e.Replaced | e.ReplaceRejected):
+        message.revision = event.revision
     return message
 
 

@@ -14,6 +14,7 @@ from services.risk.checks.display import text
 from services.risk.engine import Answer, Malformed, NotReserved, Reserved, Unknown
 from services.runtime.errors import (
     AlreadyExists,
+    Conflict,
     DeadlineExceeded,
     FailedPrecondition,
     NotFound,
@@ -125,10 +126,20 @@ def _outcome_response(outcome: Outcome, order_id: str) -> risk_pb2.ReserveRespon
     if effect is Effect.NOT_FOUND or order is None:
         raise NotFound("the order is not known", reason="ORDER_UNKNOWN", metadata=facts)
     if effect is Effect.NOT_OPEN:
-        raise FailedPrecondition(f"the order is {order.state.value}", reason="ORDER_NOT_OPEN", metadata=facts)
+        raise FailedPrecondition(
+            f"the order is {order.state.value}",
+            reason="ORDER_NOT_OPEN",
+            metadata={**facts, "state": order.state.value},
+        )
     if effect is Effect.BUSY:
         raise FailedPrecondition(
             "an amendment of the order is in flight", reason="AMENDMENT_IN_FLIGHT", metadata=facts
+        )
+    if effect is Effect.STALE:
+        raise Conflict(
+            f"the revision was used; the order is at revision {order.revision}",
+            reason="REVISION_USED",
+            metadata=facts,
         )
     if _given_up(order):
         response = _denied(order.order_id, order.reason, order.message)

@@ -252,4 +252,5 @@ def _command(reservation: Reservation, market: Market, policy: Policy) -> c.Comm
         terms.price,
         terms.stop_price,
         assess_amendment,
+        order.digest,
     )

@@ -273,8 +273,6 @@ async def test_a_batch_has_one_to_a_hundred_orders(oms: OmsClient, account: str,
 @pytest.mark.parametrize(
     ("method", "request_fields"),
     [
-        ("ReplaceOrder", {"order_id": "a-01M82EZKQ7EJAM4DB9ET4N1CJX", "quantity": 1}),
-        ("CancelAllOrders", {"account": "a"}),
         ("SubmitOrderGroup", {"kind": "oco", "orders": []}),
     ],
 )

@@ -9,6 +9,7 @@ from decimal import Decimal
 from services.ledger.account import Account
 from services.ledger.commands import (
     Abandon,
+    AbandonAmend,
     Amend,
     ApplyReport,
     Approved,
@@ -91,9 +92,19 @@ def request_cancel(order: Order, *, again: bool = False) -> RequestCancel:
 
 
 def amend(
-    order: Order, revision: int, quantity: str | Decimal, price: str | Decimal, assess: Assess = hold_price
+    order: Order,
+    revision: int,
+    quantity: str | Decimal,
+    price: str | Decimal,
+    assess: Assess = hold_price,
+    request_id: str = "",
 ) -> Amend:
-    return Amend(order.account, order.order_id, revision, Decimal(quantity), Decimal(price), None, assess)
+    terms = (Decimal(quantity), Decimal(price), None)
+    return Amend(order.account, order.order_id, revision, *terms, assess, request_id)
+
+
+def abandon_amend(order: Order, revision: int, request_id: str = "") -> AbandonAmend:
+    return AbandonAmend(order.account, order.order_id, revision, request_id, "risk_timeout")
 
 
 def report(

@@ -10,12 +10,22 @@ import pytest
 
 from services.ledger import events as e
 from services.ledger.account import Account
-from services.ledger.commands import Approved, Command, Effect, Open, Refused, Register, ReportKind
+from services.ledger.commands import (
+    Approved,
+    Command,
+    Effect,
+    Open,
+    Refused,
+    Register,
+    RepeatAmend,
+    ReportKind,
+)
 from services.ledger.numbers import install_context
 from services.ledger.order import Order, OrderState, Side
 from services.ledger.transition import AccountMissing, Transition, transition
 from tests.unit.ledger.making import (
     abandon,
+    abandon_amend,
     amend,
     fill,
     hold_price,
@@ -302,6 +312,77 @@ def test_second_amendment_waits_for_the_first(book: Book) -> None:
     book.do(amend(order, 1, "6", "120"))
     assert book.do(amend(order, 1, "6", "120")).outcome.effect is Effect.REPEATED
     assert book.do(amend(order, 2, "5", "120")).outcome.effect is Effect.BUSY
+
+
+def test_second_request_for_a_revision_in_flight_waits_even_with_the_same_terms(book: Book) -> None:
+    order = _working(book)
+    book.do(amend(order, 1, "6", "120", request_id="one"))
+    assert book.do(amend(order, 1, "6", "120", request_id="two")).outcome.effect is Effect.BUSY
+    assert book.do(amend(order, 1, "6", "120", request_id="one")).outcome.effect is Effect.REPEATED
+
+
+def test_revision_that_was_answered_is_stale(book: Book) -> None:
+    order = _working(book)
+    book.do(amend(order, 1, "6", "120"))
+    book.do(report(ReportKind.REPLACE_REJECTED, order, 2_000, revision=1))
+    assert book.do(amend(order, 1, "5", "120")).outcome.effect is Effect.STALE
+    assert book.do(amend(order, 2, "5", "120")).outcome.effect is Effect.DONE
+
+
+def test_abandoned_amendment_falls_back_to_the_old_terms(book: Book) -> None:
+    order = _working(book, "10")
+    book.do(amend(order, 1, "20", "120", request_id="one"))
+    assert book.do(abandon_amend(order, 1, "other")).outcome.effect is Effect.REPEATED
+    assert book.do(abandon_amend(order, 1, "one")).outcome.effect is Effect.DONE
+    after = book.orders[order.order_id]
+    assert (after.state, after.revision, after.terms, after.replacement) == (
+        OrderState.NEW,
+        1,
+        order.terms,
+        None,
+    )
+    assert (book.position().open_buy, book.position().buy_value) == (10, 1000)
+    assert book.do(abandon_amend(order, 1, "one")).outcome.effect is Effect.REPEATED
+
+
+def test_amendment_that_comes_after_it_was_abandoned_finds_its_revision_used(book: Book) -> None:
+    order = _working(book)
+    assert book.do(abandon_amend(order, 1, "one")).outcome.effect is Effect.DONE
+    assert book.do(amend(order, 1, "20", "120", request_id="one")).outcome.effect is Effect.STALE
+    assert book.orders[order.order_id].state is OrderState.NEW
+
+
+def test_amendment_that_was_sent_again_is_not_abandoned(book: Book) -> None:
+    order = _working(book)
+    book.do(amend(order, 1, "20", "120", request_id="one"))
+    again = book.do(RepeatAmend("acc", order.order_id, 1))
+    assert again.outcome.effect is Effect.DONE
+    held = book.orders[order.order_id]
+    assert held.replacement is not None
+    assert (held.state, held.replacement.repeats) == (OrderState.PENDING_REPLACE, 1)
+    assert (book.position().open_buy, book.position().buy_value) == (20, 2400)
+    assert book.do(abandon_amend(order, 1, "one")).outcome.effect is Effect.BUSY
+    book.do(report(ReportKind.REPLACED, order, 2_000, revision=1))
+    assert book.orders[order.order_id].terms.quantity == 20
+
+
+def test_amendment_that_is_not_in_flight_is_not_sent_again(book: Book) -> None:
+    order = _working(book)
+    assert book.do(RepeatAmend("acc", order.order_id, 1)).outcome.effect is Effect.NOT_OPEN
+    book.do(amend(order, 1, "20", "120"))
+    assert book.do(RepeatAmend("acc", order.order_id, 2)).outcome.effect is Effect.STALE
+    book.do(request_cancel(order))
+    assert book.do(RepeatAmend("acc", order.order_id, 1)).outcome.effect is Effect.NOT_OPEN
+
+
+def test_amendment_abandoned_after_a_cancel_was_requested_leaves_the_cancel_on_its_way(book: Book) -> None:
+    order = _working(book)
+    book.do(amend(order, 1, "20", "120", request_id="one"))
+    book.do(request_cancel(order))
+    book.do(abandon_amend(order, 1, "one"))
+    after = book.orders[order.order_id]
+    assert (after.state, after.replacement) == (OrderState.PENDING_CANCEL, None)
+    assert book.position().open_buy == 10
 
 
 def test_refused_amendment_changes_nothing(book: Book) -> None:

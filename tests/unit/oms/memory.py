@@ -19,7 +19,7 @@ from services.ledger.commands import (
     Reserve,
 )
 from services.ledger.numbers import ZERO
-from services.ledger.order import Order, Reservation
+from services.ledger.order import Order, Reservation, Terms
 from services.ledger.transition import named_order, transition
 from services.oms.risk_client import Answer
 from services.runtime.clock import Clock
@@ -112,14 +112,24 @@ class ScriptedVenue:
 
     def __init__(self) -> None:
         self.sent: list[str] = []
+        """Order ids of new orders; amendments as `<order id> <revision> <quantity> <price>`."""
         self.raises: list[Exception | None] = []
 
     def new_order(self, order: Order, protection_price: Decimal | None) -> bytes:
         return order.order_id.encode()
 
     async def send_new(self, order: Order, payload: bytes) -> object:
+        return await self._send(order.order_id)
+
+    async def send_replace(self, order: Order, revision: int, terms: Terms) -> object:
+        return await self._send(f"{order.order_id} {revision} {terms.quantity} {terms.price}")
+
+    async def send_cancel(self, order: Order) -> object:
+        return await self._send(f"{order.order_id} cancel {order.cancels}")
+
+    async def _send(self, what: str) -> object:
         await asyncio.sleep(0)
-        self.sent.append(order.order_id)
+        self.sent.append(what)
         error = self.raises.pop(0) if self.raises else None
         if error is not None:
             raise error

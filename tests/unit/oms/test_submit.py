@@ -13,6 +13,7 @@ from services.ledger.account import TradingState
 from services.ledger.commands import Abandon, Command, RequestCancel, Reserve
 from services.ledger.errors import CommitUnknown, LedgerUnavailable
 from services.ledger.order import Order, OrderState
+from services.oms import settling
 from services.oms import submit as submit_module
 from services.oms.order_entry import OrderEntry
 from services.oms.outcomes import OutcomeUnknown, Rejected, SubmissionRecord, Submitted
@@ -79,7 +80,7 @@ def buy(client_order_id: str = "", quantity: str = "0.1") -> order_pb2.SubmitOrd
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits that a test has to sit out are short."""
-    monkeypatch.setattr(submit_module, "SETTLE_SEC", 0.2)
+    monkeypatch.setattr(settling, "SETTLE_SEC", 0.2)
     monkeypatch.setattr(submit_module, "REPEAT_WAIT_SEC", 0.1)
     monkeypatch.setattr(submit_module, "REPUBLISH_WAIT_SEC", 0.01)
 

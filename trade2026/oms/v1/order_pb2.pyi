@@ -382,7 +382,7 @@ class CancelAllOrdersRequest(_message.Message):
     account: _builtins.str
     """Required."""
     symbol: _builtins.str
-    """Empty: every symbol."""
+    """One of the configured instruments. Empty: every symbol."""
     def __init__(
         self,
         *,
@@ -406,7 +406,7 @@ class CancelAllOrdersResponse(_message.Message):
     ORDER_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def order_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids of the orders for which a cancel is on its way."""
+        """Ids of the orders for which a cancel is on its way, oldest first."""
 
     def __init__(
         self,
@@ -470,7 +470,7 @@ class ReplaceOrderResponse(_message.Message):
     ORDER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def order(self) -> Global___Order:
-        """As it stands: pending_replace."""
+        """As it stands: pending_replace with the old terms, or unchanged when the request changes nothing."""
 
     def __init__(
         self,
@@ -1120,6 +1120,10 @@ class ExecutionEvent(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     FILL_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    STOP_PRICE_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """`opened`, `registered`, `reserved`, `denied`, `acknowledged`, `filled`, `ended`, `cancel_requested`,
     `cancel_rejected`, `replace_requested`, `replaced`, `replace_rejected` or `report_ignored`.
@@ -1134,6 +1138,8 @@ class ExecutionEvent(_message.Message):
     """The state that the event brings, where it brings one."""
     reason: _builtins.str
     """Why; absent when there is no reason."""
+    revision: _builtins.int
+    """Number of the amendment, for `replace_requested`, `replaced` and `replace_rejected`; 0 otherwise."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it was committed."""
@@ -1145,6 +1151,18 @@ class ExecutionEvent(_message.Message):
     @_builtins.property
     def order(self) -> Global___Order:
         """The order as it was entered, for `reserved` and `denied`."""
+
+    @_builtins.property
+    def quantity(self) -> _decimal_pb2.Decimal:
+        """The new total, for `replace_requested`; with the two prices these are the terms that are asked for."""
+
+    @_builtins.property
+    def price(self) -> _decimal_pb2.Decimal:
+        """The new limit price, for `replace_requested` of an order that has one."""
+
+    @_builtins.property
+    def stop_price(self) -> _decimal_pb2.Decimal:
+        """The new trigger price, for `replace_requested` of an order that has one."""
 
     def __init__(
         self,
@@ -1158,10 +1176,14 @@ class ExecutionEvent(_message.Message):
         reason: _builtins.str | None = ...,
         fill: Global___Fill | None = ...,
         order: Global___Order | None = ...,
+        revision: _builtins.int = ...,
+        quantity: _decimal_pb2.Decimal | None = ...,
+        price: _decimal_pb2.Decimal | None = ...,
+        stop_price: _decimal_pb2.Decimal | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_client_order_id", b"_client_order_id", "_reason", b"_reason", "_state", b"_state", "client_order_id", b"client_order_id", "fill", b"fill", "order", b"order", "reason", b"reason", "state", b"state", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_client_order_id", b"_client_order_id", "_reason", b"_reason", "_state", b"_state", "client_order_id", b"client_order_id", "fill", b"fill", "order", b"order", "price", b"price", "quantity", b"quantity", "reason", b"reason", "state", b"state", "stop_price", b"stop_price", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_client_order_id", b"_client_order_id", "_reason", b"_reason", "_state", b"_state", "account", b"account", "client_order_id", b"client_order_id", "fill", b"fill", "kind", b"kind", "order", b"order", "order_id", b"order_id", "reason", b"reason", "state", b"state", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_client_order_id", b"_client_order_id", "_reason", b"_reason", "_state", b"_state", "account", b"account", "client_order_id", b"client_order_id", "fill", b"fill", "kind", b"kind", "order", b"order", "order_id", b"order_id", "price", b"price", "quantity", b"quantity", "reason", b"reason", "revision", b"revision", "state", b"state", "stop_price", b"stop_price", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__client_order_id: _TypeAlias = _typing.Literal["client_order_id"]  # noqa: Y015
     _WhichOneofArgType__client_order_id: _TypeAlias = _typing.Literal["_client_order_id", b"_client_order_id"]  # noqa: Y015

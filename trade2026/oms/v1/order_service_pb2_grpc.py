@@ -140,14 +140,27 @@ class OrderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelAllOrders(self, request, context):
-        """Asks the venue to cancel every open order of an account.
+        """Asks the venue to cancel every order that an account has open when the request arrives. Each cancel is
+        recorded before it is sent, and sent until the venue answers. An unknown account has none. UNAVAILABLE:
+        not every cancel could be recorded; asking again does the rest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReplaceOrder(self, request, context):
-        """Asks the venue to change quantity or prices of a working order.
+        """Asks the venue to change quantity or prices of a working limit, stop or stop_limit order. Until the venue
+        answers, the order is pending_replace with its old terms and holds enough for either. The venue may refuse
+        (a new total that has executed already, say): then the old terms stand, as the drop copy tells.
+
+        Safe to repeat: an amendment that is in flight with the same terms is not sent twice, and a request that
+        changes nothing answers with the order as it stands.
+
+        INVALID_ARGUMENT names the field: none is given, or the order's type does not have it. FAILED_PRECONDITION,
+        always with the old terms standing: ORDER_NOT_WORKING and ORDER_ENDED with the order's state,
+        AMENDMENT_IN_FLIGHT, or the name of the check that denies the new terms in upper case, with the numbers in
+        the message. ABORTED: another amendment came first. UNAVAILABLE: RISK_TIMEOUT, RISK_ERROR, NOT_READY and
+        LEDGER_UNAVAILABLE changed nothing; after OUTCOME_UNKNOWN the order tells.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -54,9 +54,24 @@ class OrderServiceStub:
     FAILED_PRECONDITION: the order has ended.
     """
     CancelAllOrders: _grpc.UnaryUnaryMultiCallable[_order_pb2.CancelAllOrdersRequest, _order_pb2.CancelAllOrdersResponse]
-    """Asks the venue to cancel every open order of an account."""
+    """Asks the venue to cancel every order that an account has open when the request arrives. Each cancel is
+    recorded before it is sent, and sent until the venue answers. An unknown account has none. UNAVAILABLE:
+    not every cancel could be recorded; asking again does the rest.
+    """
     ReplaceOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.ReplaceOrderRequest, _order_pb2.ReplaceOrderResponse]
-    """Asks the venue to change quantity or prices of a working order."""
+    """Asks the venue to change quantity or prices of a working limit, stop or stop_limit order. Until the venue
+    answers, the order is pending_replace with its old terms and holds enough for either. The venue may refuse
+    (a new total that has executed already, say): then the old terms stand, as the drop copy tells.
+
+    Safe to repeat: an amendment that is in flight with the same terms is not sent twice, and a request that
+    changes nothing answers with the order as it stands.
+
+    INVALID_ARGUMENT names the field: none is given, or the order's type does not have it. FAILED_PRECONDITION,
+    always with the old terms standing: ORDER_NOT_WORKING and ORDER_ENDED with the order's state,
+    AMENDMENT_IN_FLIGHT, or the name of the check that denies the new terms in upper case, with the numbers in
+    the message. ABORTED: another amendment came first. UNAVAILABLE: RISK_TIMEOUT, RISK_ERROR, NOT_READY and
+    LEDGER_UNAVAILABLE changed nothing; after OUTCOME_UNKNOWN the order tells.
+    """
     GetOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.GetOrderRequest, _order_pb2.GetOrderResponse]
     """One order as it stands."""
     ListOrders: _grpc.UnaryUnaryMultiCallable[_order_pb2.ListOrdersRequest, _order_pb2.ListOrdersResponse]
@@ -94,9 +109,24 @@ class OrderServiceAsyncStub(OrderServiceStub):
     FAILED_PRECONDITION: the order has ended.
     """
     CancelAllOrders: _aio.UnaryUnaryMultiCallable[_order_pb2.CancelAllOrdersRequest, _order_pb2.CancelAllOrdersResponse]  # type: ignore[assignment]
-    """Asks the venue to cancel every open order of an account."""
+    """Asks the venue to cancel every order that an account has open when the request arrives. Each cancel is
+    recorded before it is sent, and sent until the venue answers. An unknown account has none. UNAVAILABLE:
+    not every cancel could be recorded; asking again does the rest.
+    """
     ReplaceOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.ReplaceOrderRequest, _order_pb2.ReplaceOrderResponse]  # type: ignore[assignment]
-    """Asks the venue to change quantity or prices of a working order."""
+    """Asks the venue to change quantity or prices of a working limit, stop or stop_limit order. Until the venue
+    answers, the order is pending_replace with its old terms and holds enough for either. The venue may refuse
+    (a new total that has executed already, say): then the old terms stand, as the drop copy tells.
+
+    Safe to repeat: an amendment that is in flight with the same terms is not sent twice, and a request that
+    changes nothing answers with the order as it stands.
+
+    INVALID_ARGUMENT names the field: none is given, or the order's type does not have it. FAILED_PRECONDITION,
+    always with the old terms standing: ORDER_NOT_WORKING and ORDER_ENDED with the order's state,
+    AMENDMENT_IN_FLIGHT, or the name of the check that denies the new terms in upper case, with the numbers in
+    the message. ABORTED: another amendment came first. UNAVAILABLE: RISK_TIMEOUT, RISK_ERROR, NOT_READY and
+    LEDGER_UNAVAILABLE changed nothing; after OUTCOME_UNKNOWN the order tells.
+    """
     GetOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.GetOrderRequest, _order_pb2.GetOrderResponse]  # type: ignore[assignment]
     """One order as it stands."""
     ListOrders: _aio.UnaryUnaryMultiCallable[_order_pb2.ListOrdersRequest, _order_pb2.ListOrdersResponse]  # type: ignore[assignment]
@@ -161,7 +191,10 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_pb2.CancelAllOrdersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_order_pb2.CancelAllOrdersResponse, _abc.Awaitable[_order_pb2.CancelAllOrdersResponse]]:
-        """Asks the venue to cancel every open order of an account."""
+        """Asks the venue to cancel every order that an account has open when the request arrives. Each cancel is
+        recorded before it is sent, and sent until the venue answers. An unknown account has none. UNAVAILABLE:
+        not every cancel could be recorded; asking again does the rest.
+        """
 
     @_abc_1.abstractmethod
     def ReplaceOrder(
@@ -169,7 +202,19 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_pb2.ReplaceOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_order_pb2.ReplaceOrderResponse, _abc.Awaitable[_order_pb2.ReplaceOrderResponse]]:
-        """Asks the venue to change quantity or prices of a working order."""
+        """Asks the venue to change quantity or prices of a working limit, stop or stop_limit order. Until the venue
+        answers, the order is pending_replace with its old terms and holds enough for either. The venue may refuse
+        (a new total that has executed already, say): then the old terms stand, as the drop copy tells.
+
+        Safe to repeat: an amendment that is in flight with the same terms is not sent twice, and a request that
+        changes nothing answers with the order as it stands.
+
+        INVALID_ARGUMENT names the field: none is given, or the order's type does not have it. FAILED_PRECONDITION,
+        always with the old terms standing: ORDER_NOT_WORKING and ORDER_ENDED with the order's state,
+        AMENDMENT_IN_FLIGHT, or the name of the check that denies the new terms in upper case, with the numbers in
+        the message. ABORTED: another amendment came first. UNAVAILABLE: RISK_TIMEOUT, RISK_ERROR, NOT_READY and
+        LEDGER_UNAVAILABLE changed nothing; after OUTCOME_UNKNOWN the order tells.
+        """
 
     @_abc_1.abstractmethod
     def GetOrder(

@@ -305,7 +305,9 @@ class ReserveRequest(_message.Message):
     client_order_id: _builtins.str
     """`[A-Za-z0-9_.-]{1,64}`; empty: the order has none."""
     digest: _builtins.str
-    """Hash of the canonical client request: the same client order id with another digest is ALREADY_EXISTS."""
+    """Hash of the canonical client request: the same client order id with another digest is ALREADY_EXISTS.
+    For an amendment: tells two requests for the same revision apart, of which one gets it.
+    """
     time_in_force: _order_pb2.TimeInForce.ValueType
     """Default: the order timeout, as told by `expire_time`."""
     max_open_orders: _builtins.int

@@ -116,6 +116,8 @@ class RiskServiceServicer:
     def Reserve(self, request, context):
         """Evaluates an order **and** commits its reservation in one step. Safe to repeat: the same `order_id`
         returns the original outcome. ALREADY_EXISTS: the client order id belongs to another payload.
+        Amendments: FAILED_PRECONDITION, the order is not working or another amendment is in flight; ABORTED, the
+        revision was used; NOT_FOUND, there is no such order. Nothing was reserved then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,6 +45,8 @@ class RiskServiceStub:
     Reserve: _grpc.UnaryUnaryMultiCallable[_risk_pb2.ReserveRequest, _risk_pb2.ReserveResponse]
     """Evaluates an order **and** commits its reservation in one step. Safe to repeat: the same `order_id`
     returns the original outcome. ALREADY_EXISTS: the client order id belongs to another payload.
+    Amendments: FAILED_PRECONDITION, the order is not working or another amendment is in flight; ABORTED, the
+    revision was used; NOT_FOUND, there is no such order. Nothing was reserved then.
     """
     BatchReserve: _grpc.UnaryUnaryMultiCallable[_risk_pb2.BatchReserveRequest, _risk_pb2.BatchReserveResponse]
     """Reserves up to 64 orders, each on its own; answers stand in the order of the requests."""
@@ -78,6 +80,8 @@ class RiskServiceAsyncStub(RiskServiceStub):
     Reserve: _aio.UnaryUnaryMultiCallable[_risk_pb2.ReserveRequest, _risk_pb2.ReserveResponse]  # type: ignore[assignment]
     """Evaluates an order **and** commits its reservation in one step. Safe to repeat: the same `order_id`
     returns the original outcome. ALREADY_EXISTS: the client order id belongs to another payload.
+    Amendments: FAILED_PRECONDITION, the order is not working or another amendment is in flight; ABORTED, the
+    revision was used; NOT_FOUND, there is no such order. Nothing was reserved then.
     """
     BatchReserve: _aio.UnaryUnaryMultiCallable[_risk_pb2.BatchReserveRequest, _risk_pb2.BatchReserveResponse]  # type: ignore[assignment]
     """Reserves up to 64 orders, each on its own; answers stand in the order of the requests."""
@@ -126,6 +130,8 @@ class RiskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_risk_pb2.ReserveResponse, _abc.Awaitable[_risk_pb2.ReserveResponse]]:
         """Evaluates an order **and** commits its reservation in one step. Safe to repeat: the same `order_id`
         returns the original outcome. ALREADY_EXISTS: the client order id belongs to another payload.
+        Amendments: FAILED_PRECONDITION, the order is not working or another amendment is in flight; ABORTED, the
+        revision was used; NOT_FOUND, there is no such order. Nothing was reserved then.
         """
 
     @_abc_1.abstractmethod
