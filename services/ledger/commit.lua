@@ -160,3 +160,24 @@ server.register_function('trade2026_present_@VERSION@', function(keys, args)
   server.call('ZREMRANGEBYSCORE', keys[1], '-inf', now)
   return server.call('ZCARD', keys[1])
 end)
+
+local function now_ms()
+  local time = server.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- KEYS: client leases. ARGV: account, milliseconds. Renews an account's lease, which never ends earlier for it.
+server.register_function('trade2026_attend_@VERSION@', function(keys, args)
+  return server.call('ZADD', keys[1], 'GT', now_ms() + args[2], args[1])
+end)
+
+-- KEYS: client leases. ARGV: limit. Leases that have ended: account, the millisecond at which it did, and so on.
+server.register_function('trade2026_lapsed_@VERSION@', function(keys, args)
+  return server.call('ZRANGE', keys[1], '-inf', now_ms(), 'BYSCORE', 'LIMIT', 0, args[1], 'WITHSCORES')
+end)
+
+-- KEYS: client leases. ARGV: account, millisecond. Forgets a lease unless it was renewed since.
+server.register_function('trade2026_lapse_@VERSION@', function(keys, args)
+  if server.call('ZSCORE', keys[1], args[1]) ~= args[2] then return 0 end
+  return server.call('ZREM', keys[1], args[1])
+end)

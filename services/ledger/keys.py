@@ -97,6 +97,11 @@ def fence(partition: int) -> str:
     return f"fence:{tag(partition)}"
 
 
+def client_leases(partition: int) -> str:
+    """Sorted set: account by the millisecond at which its client counts as gone."""
+    return f"clients:{tag(partition)}"
+
+
 WORKERS: Final = "workers:oms"
 """Sorted set: workers that may own partitions, by the millisecond at which their presence ends."""
 

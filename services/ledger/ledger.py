@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Final
 
 from services.ledger.account import Account
+from services.ledger.client_leases import ClientLeases
 from services.ledger.commands import Command, Outcome
 from services.ledger.committing import Committing
 from services.ledger.connection import Endpoint
@@ -50,6 +51,8 @@ class Ledger:
         self._opening = Opening(registry, clock, lambda: self._options.opening_cash)
         self._committing = Committing(self._store, self._opening, clock, options.max_batch)
         self._reading = Reading(self._store)
+        self.client_leases = ClientLeases(self._store)
+        """Leases that clients hold on their open orders."""
         self._closing = False
         self.identity = ""
         """Names the stored data: two services that answer for the same accounts see the same one."""

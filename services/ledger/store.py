@@ -36,7 +36,7 @@ _randomness: Final = random.Random(os.urandom(32))
 
 
 def function(name: str) -> str:
-    """The full name of one of the library's functions: commit, project, lease, release, forget, present."""
+    """The full name of one of the library's functions, as commit.lua registers them."""
     return f"trade2026_{name}_{_VERSION}"
 
 

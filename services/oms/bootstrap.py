@@ -208,6 +208,7 @@ class Worker:
             self._amender(risk, ledger, dispatch, nats),
             Queries(ledger, self._questdb, self._clock),
             drop_copies,
+            ledger.client_leases,
             frozenset(instruments_of(settings.instruments)),
         )
 

@@ -112,10 +112,8 @@ class Canceler:
     async def cancel_all(self, account: str, reason: str, symbol: str = "") -> list[str]:
         """Asks the venue to cancel what the account has open now (in `symbol`, unless empty).
 
-        Returns the ids of the orders for which a cancel is recorded, oldest first; none for an unknown
-        account. A message that the journal of orders does not acknowledge is repeated by the sweeper. To be
-        shielded by the caller. Raises `Unavailable` when not every cancel could be recorded: those that were
-        are on their way, and asking again does the rest.
+        Ids of the orders for which a cancel is recorded, oldest first; none for an unknown account. To be
+        shielded by the caller. Raises `Unavailable` as `cancel_each` does.
         """
         try:
             found = await self._ledger.open_orders(account)
@@ -125,19 +123,27 @@ class Canceler:
                 reason="LEDGER_UNAVAILABLE",
             ) from None
         wanted = [order for order in found if symbol in ("", order.symbol)]
+        recorded = await self.cancel_each(wanted, reason)
+        _log.info("cancel of all requested", account=account, orders=len(recorded), reason=reason)
+        return recorded
+
+    async def cancel_each(self, orders: Sequence[Order], reason: str) -> list[str]:
+        """Asks the venue to cancel `orders`; ids of those for which that is recorded, in their order.
+
+        One that has ended meanwhile needs no cancel. A message that the journal of orders does not
+        acknowledge is repeated by the sweeper. Raises `Unavailable` when not every cancel could be recorded:
+        those that were are on their way, and asking again does the rest.
+        """
         recorded: list[str] = []
         missed = 0
-        for start in range(0, len(wanted), TOGETHER):
-            asked, unrecorded = await self._record(wanted[start : start + TOGETHER], reason)
+        for start in range(0, len(orders), TOGETHER):
+            asked, unrecorded = await self._record(orders[start : start + TOGETHER], reason)
             missed += unrecorded
             recorded += [order.order_id for order in asked]
             await self._send(asked)
-        if recorded:
-            _log.info("cancel of all requested", account=account, orders=len(recorded), reason=reason)
         if missed:
             raise Unavailable(
-                f"{missed} of {len(wanted)} cancels could not be recorded now; ask again",
-                metadata={"account": account},
+                f"{missed} of {len(orders)} cancels could not be recorded now; ask again",
                 reason="OUTCOME_UNKNOWN",
                 retry_after_sec=RETRY_AFTER_SEC,
             )

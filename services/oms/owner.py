@@ -1,4 +1,5 @@
-"""What the owner of a partition does: carries its outbox, applies its reports, sweeps its overdue orders.
+"""What the owner of a partition does: carries its outbox, applies its reports, sweeps its overdue orders,
+cancels for clients that are gone.
 
 Parts begin in the order relay, log of orders, reports when a partition is acquired, and end in reverse.
 """
@@ -15,6 +16,8 @@ from services.ledger.ledger import Ledger
 from services.ledger.ownership import Ownership, OwnershipOptions, PartitionListener
 from services.ledger.positions import Positions
 from services.ledger.relay import Relay, RelayOptions
+from services.oms.cancel import Canceler
+from services.oms.disconnect import DisconnectWatch
 from services.oms.dispatch import Dispatch
 from services.oms.position_pass import PositionPass
 from services.oms.reports import Own, ReportConsumer
@@ -96,7 +99,18 @@ class OwnersWork:
         owning = own(self._ownership.run(self._over), "ownership")
         self._end_owning = ending(self._over.set, relaying, owning)
         sweeper = Sweeper(self._ledger, dispatch, self._owned_now, self._clock)
-        self._tasks = [own(self._reports.run(), "checkpoints"), own(sweeper.run(), "sweeper")]
+        watch = DisconnectWatch(
+            self._ledger.client_leases,
+            self._ledger,
+            Canceler(self._ledger, dispatch),
+            self._owned_now,
+            self._clock,
+        )
+        self._tasks = [
+            own(self._reports.run(), "checkpoints"),
+            own(sweeper.run(), "sweeper"),
+            own(watch.run(), "disconnects"),
+        ]
         if not orders.update_positions_realtime:
             showing = PositionPass(
                 registry,

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
 from services.oms.amend import Amender
 from services.oms.cancel import BY_CLIENT, Canceler
+from services.oms.disconnect import Attendance, Leases, attended
 from services.oms.executions import DropCopies
 from services.oms.outcomes import Outcome
 from services.oms.queries import Queries
@@ -36,6 +38,7 @@ class Desk:
     amender: Amender
     queries: Queries
     drop_copies: DropCopies
+    leases: Leases
     symbols: Collection[str]
     """Known instruments."""
 
@@ -142,20 +145,25 @@ class OrderService(order_service_pb2_grpc.OrderServiceServicer):
         account = read_account(request.account)
         if request.live_only and request.after_sequence:
             raise InvalidArgument("after_sequence", "must be 0 with live_only")
-        if request.cancel_on_disconnect:
-            raise Unimplemented("cancel_on_disconnect is not served yet")
         heartbeat_sec = _read_heartbeat(request)
-        async for item in self._desk.drop_copies.follow(
-            account, request.after_sequence, live_only=request.live_only, heartbeat_sec=heartbeat_sec
-        ):
-            if isinstance(item, int):
-                response = order_pb2.StreamExecutionsResponse(sequence=item)
-                response.heartbeat.time.FromNanoseconds(self._clock.now_ns())
-            else:
-                response = order_pb2.StreamExecutionsResponse(
-                    sequence=item.number, event=execution_event(account, item.event, item.time_ns)
-                )
-            yield response
+        desk = self._desk
+        async with AsyncExitStack() as stack:
+            attendance = Attendance()
+            if request.cancel_on_disconnect:
+                attendance = await stack.enter_async_context(attended(desk.leases, account))
+            async for item in desk.drop_copies.follow(
+                account, request.after_sequence, live_only=request.live_only, heartbeat_sec=heartbeat_sec
+            ):
+                if isinstance(item, int):
+                    response = order_pb2.StreamExecutionsResponse(sequence=item)
+                    response.heartbeat.time.FromNanoseconds(self._clock.now_ns())
+                else:
+                    response = order_pb2.StreamExecutionsResponse(
+                        sequence=item.number, event=execution_event(account, item.event, item.time_ns)
+                    )
+                attendance.sending = True
+                yield response
+                attendance.sending = False
 
 
 class ReconciliationService(reconciliation_service_pb2_grpc.ReconciliationServiceServicer):

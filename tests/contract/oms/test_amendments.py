@@ -133,11 +133,10 @@ async def test_all_open_orders_of_an_account_are_canceled(oms: OmsClient, accoun
     answer = await oms.call("CancelAllOrders", {"account": account})
     assert answer["order_ids"] == sorted(open_ids)
 
-    async def canceled() -> None:
-        states = {order["state"] for order in await orders_of(oms, account)}
-        assert states == {"canceled"}, states
+    async def canceled() -> bool:
+        return {order["state"] for order in await orders_of(oms, account)} == {"canceled"}
 
-    await eventually(canceled, within_sec=20)
+    await eventually(canceled, within_sec=20, every_sec=0.2)
     assert (await oms.call("CancelAllOrders", {"account": account}))["order_ids"] == []
 
 

@@ -74,6 +74,10 @@ class MemoryLedger:
         await asyncio.sleep(0)
         return self.orders.get(order_id)
 
+    async def open_orders(self, account: str) -> tuple[Order, ...]:
+        await asyncio.sleep(0)
+        return tuple(o for o in self.orders.values() if o.account == account and o.is_open)
+
     def cached(self, account: str) -> Account | None:
         return self.accounts.get(account)
 

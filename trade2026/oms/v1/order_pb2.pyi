@@ -1023,7 +1023,12 @@ class StreamExecutionsRequest(_message.Message):
     live_only: _builtins.bool
     """Start with the next event, whatever its number; `after_sequence` must then be 0."""
     cancel_on_disconnect: _builtins.bool
-    """Cancel the account's open orders when this stream ends without a successor."""
+    """Cancel the account's open orders when its client goes away. The stream holds a lease of 10 s on them and
+    renews it while its messages are taken. However it ends, the orders stay until the lease has run out; any
+    stream of the account with this flag that begins by then keeps them. After a failure of the service that
+    could have kept clients away, another 10 s are given. The orders' reason is `client_disconnected`; what
+    the client submits after that without such a stream is not watched.
+    """
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:
         """Longest silence; a heartbeat follows it. 1 s … 60 s, default 5 s."""

@@ -1,0 +1,168 @@
+"""Cancel on disconnect: the open orders of an account whose client has gone away are canceled.
+
+A drop copy that asks for it holds a lease on the account's orders, and renews it while its client takes what
+is sent. A stream that ends gives nothing back: the lease runs out, unless another stream of the account
+renews it in time. So it makes no difference whether the client, its network or the worker died.
+
+The owner of the account's partition cancels when a lease has run out, pass after pass, until a pass finds
+nothing open; only then the lease is forgotten. It trusts what it sees only after it has looked for a whole
+lease without a failure: while Valkey, or every worker, was away, nobody could renew.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from typing import Final, Protocol
+
+from services.ledger.client_leases import Lapsed
+from services.ledger.errors import LedgerError
+from services.ledger.order import Order, OrderState
+from services.oms.cancel import Canceler
+from services.oms.tasks import end
+from services.runtime.clock import Clock
+from services.runtime.errors import ServiceError, Unavailable
+from services.runtime.telemetry import counter, gauge, get_logger
+
+LEASE_SEC: Final = 10.0
+"""How long an account may be without a stream; the contract tells it."""
+RENEW_SEC: Final = 2.0
+LOOK_SEC: Final = 0.5
+PAGE: Final = 100
+DISCONNECTED: Final = "client_disconnected"
+"""Reason of an order that ended because its client had gone away."""
+
+_held: Final = gauge("oms_client_leases", "Streams that hold a lease on their account's orders.")
+_canceled: Final = counter("oms_disconnect_cancels", "Orders canceled because their client was gone.")
+_log = get_logger("oms.disconnect")
+
+
+class Leases(Protocol):
+    """The leases as the ledger keeps them; `ClientLeases` is it."""
+
+    async def renew(self, account: str, seconds: float) -> None: ...
+
+    async def lapsed(self, partition: int, limit: int = 100) -> tuple[Lapsed, ...]: ...
+
+    async def forget(self, partition: int, lapsed: Lapsed) -> None: ...
+
+
+class Ledger(Protocol):
+    """What the cancels of the disconnected need of the account ledger."""
+
+    async def open_orders(self, account: str) -> tuple[Order, ...]: ...
+
+
+class Attendance:
+    """One stream's presence. `sending` is true while its client has not taken what was sent."""
+
+    __slots__ = ("sending",)
+
+    def __init__(self) -> None:
+        self.sending = False
+
+
+@asynccontextmanager
+async def attended(leases: Leases, account: str) -> AsyncIterator[Attendance]:
+    """Holds the account's lease while the block runs. Raises `Unavailable` when there is none at first."""
+    try:
+        await leases.renew(account, LEASE_SEC)
+    except LedgerError:
+        raise Unavailable("the ledger cannot hold a lease now", reason="LEDGER_UNAVAILABLE") from None
+    attendance = Attendance()
+    renewing = asyncio.get_running_loop().create_task(
+        _renew(leases, account, attendance), name=f"lease {account}"
+    )
+    _held.inc()
+    try:
+        yield attendance
+    finally:
+        _held.dec()
+        await end(renewing)
+
+
+async def _renew(leases: Leases, account: str, attendance: Attendance) -> None:
+    stuck = False
+    while True:
+        await asyncio.sleep(RENEW_SEC)
+        if attendance.sending and stuck:
+            # A connection that takes nothing may have nobody at its other end.
+            continue
+        stuck = attendance.sending
+        try:
+            await leases.renew(account, LEASE_SEC)
+        except LedgerError as error:
+            _log.warning("lease not renewed", account=account, error=f"{type(error).__name__}: {error}")
+
+
+class DisconnectWatch:
+    """Looks after the partitions that this worker owns."""
+
+    def __init__(
+        self,
+        leases: Leases,
+        ledger: Ledger,
+        canceler: Canceler,
+        owned: Callable[[], Collection[int]],
+        clock: Clock,
+    ) -> None:
+        """`owned` tells the partitions owned now."""
+        self._leases = leases
+        self._ledger = ledger
+        self._canceler = canceler
+        self._owned = owned
+        self._clock = clock
+        self._watched: dict[int, _Watched] = {}
+
+    async def run(self) -> None:
+        """Looks until cancelled."""
+        while True:
+            owned = set(self._owned())
+            for partition in self._watched.keys() - owned:
+                del self._watched[partition]
+            for partition in owned:
+                try:
+                    await self.look(partition)
+                except (LedgerError, ServiceError) as error:
+                    self._watched.pop(partition, None)
+                    _log.warning(
+                        "leases not looked after",
+                        partition=partition,
+                        error=f"{type(error).__name__}: {error}",
+                    )
+            await asyncio.sleep(LOOK_SEC)
+
+    async def look(self, partition: int) -> None:
+        """One pass over the leases that have run out. Raises `LedgerError` and `Unavailable`."""
+        lapsed = await self._leases.lapsed(partition, PAGE)
+        if not self._trusted(partition):
+            return
+        for one in lapsed:
+            found = await self._ledger.open_orders(one.account)
+            if not found:
+                await self._leases.forget(partition, one)
+                continue
+            # The sweeper repeats what was requested before.
+            wanted = [order for order in found if order.state is not OrderState.PENDING_CANCEL]
+            if wanted:
+                canceled = await self._canceler.cancel_each(wanted, DISCONNECTED)
+                _canceled.inc(len(canceled))
+                _log.warning("client gone, orders canceled", account=one.account, orders=len(canceled))
+
+    def _trusted(self, partition: int) -> bool:
+        """Whether everybody who wanted to renew a lease had the time to do so."""
+        now = self._clock.monotonic()
+        watched = self._watched.get(partition)
+        if watched is None or now - watched.last > LEASE_SEC / 2:
+            watched = self._watched[partition] = _Watched(now)
+        watched.last = now
+        return now - watched.since >= LEASE_SEC
+
+
+class _Watched:
+    """Monotonic times of the first and the last look in an unbroken row."""
+
+    __slots__ = ("last", "since")
+
+    def __init__(self, now: float) -> None:
+        self.since = now
+        self.last = now

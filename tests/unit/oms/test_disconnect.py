@@ -1,0 +1,184 @@
+"""When the orders of a client that has gone away are canceled, and when they are not."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from services.ledger.client_leases import Lapsed
+from services.ledger.commands import Reserve
+from services.ledger.errors import LedgerUnavailable
+from services.ledger.order import Order, OrderState
+from services.oms import disconnect
+from services.oms.cancel import Canceler
+from services.oms.disconnect import DISCONNECTED, LEASE_SEC, LOOK_SEC, DisconnectWatch, attended
+from services.runtime.clock import SystemClock
+from services.runtime.errors import Unavailable
+from tests.support import eventually
+from tests.unit.ledger.making import make_order
+from tests.unit.oms.memory import MemoryLedger, ScriptedVenue, approve
+
+
+class MemoryLeases:
+    """Leases that end when the test says so."""
+
+    def __init__(self) -> None:
+        self.lapses: list[Lapsed] = []
+        self.forgotten: list[Lapsed] = []
+        self.renewed = 0
+        self.down = False
+
+    async def renew(self, account: str, seconds: float) -> None:
+        self._reach()
+        self.renewed += 1
+
+    async def lapsed(self, partition: int, limit: int = 100) -> tuple[Lapsed, ...]:
+        self._reach()
+        return tuple(self.lapses)
+
+    async def forget(self, partition: int, lapsed: Lapsed) -> None:
+        self._reach()
+        self.forgotten.append(lapsed)
+
+    def _reach(self) -> None:
+        if self.down:
+            raise LedgerUnavailable("down")
+
+
+class Hand(SystemClock):
+    """Monotonic time moved by hand."""
+
+    def __init__(self) -> None:
+        self.moved = 0.0
+
+    def monotonic(self) -> float:
+        return self.moved
+
+
+class Watch:
+    """A watch over one partition in which a client has gone away and left an order."""
+
+    def __init__(self) -> None:
+        self.clock = Hand()
+        self.ledger = MemoryLedger(SystemClock())
+        self.leases = MemoryLeases()
+        self.venue = ScriptedVenue()
+        self.watch = DisconnectWatch(
+            self.leases, self.ledger, Canceler(self.ledger, self.venue), lambda: [0], self.clock
+        )
+        self.order = make_order("gone")
+        self.ledger.apply(Reserve(self.order, approve))
+        self.leases.lapses = [Lapsed("gone", "1")]
+
+    @property
+    def state(self) -> OrderState:
+        return self.ledger.orders[self.order.order_id].state
+
+    async def look_for(self, seconds: float) -> None:
+        """Looks in the usual pace."""
+        for _ in range(round(seconds / LOOK_SEC)):
+            await self.watch.look(0)
+            self.clock.moved += LOOK_SEC
+
+
+@pytest.fixture
+async def watch() -> Watch:
+    return Watch()
+
+
+async def test_open_orders_are_canceled_and_the_lease_forgotten_when_none_is_left(watch: Watch) -> None:
+    await watch.look_for(LEASE_SEC + 5)
+    held: Order = watch.ledger.orders[watch.order.order_id]
+    assert (held.state, held.reason, held.cancels) == (OrderState.PENDING_CANCEL, DISCONNECTED, 1)
+    assert watch.venue.sent == [f"{watch.order.order_id} cancel 1"]
+    assert watch.leases.forgotten == []
+    late = make_order("gone")
+    watch.ledger.apply(Reserve(late, approve))
+    await watch.look_for(1)
+    assert watch.ledger.orders[late.order_id].state is OrderState.PENDING_CANCEL
+    watch.ledger.orders.clear()
+    await watch.look_for(LOOK_SEC)
+    assert watch.leases.forgotten == [Lapsed("gone", "1")]
+
+
+async def test_a_new_owner_gives_clients_a_lease_of_time_before_it_cancels(watch: Watch) -> None:
+    await watch.look_for(LEASE_SEC)
+    assert watch.state is OrderState.PENDING_NEW
+    await watch.look_for(1)
+    assert watch.state is OrderState.PENDING_CANCEL
+
+
+async def test_an_owner_that_was_suspended_gives_clients_a_lease_of_time(watch: Watch) -> None:
+    watch.leases.lapses = []
+    await watch.look_for(LEASE_SEC + 5)
+    watch.clock.moved += 60
+    watch.leases.lapses = [Lapsed("gone", "1")]
+    await watch.look_for(LEASE_SEC)
+    assert watch.state is OrderState.PENDING_NEW
+    await watch.look_for(1)
+    assert watch.state is OrderState.PENDING_CANCEL
+
+
+async def test_clients_that_could_not_renew_while_the_ledger_was_away_get_the_time_to_do_so(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disconnect, "LOOK_SEC", 0.001)
+    watch.leases.lapses = []
+    await watch.look_for(LEASE_SEC + 5)
+    watch.leases.down = True
+    running = asyncio.create_task(watch.watch.run())
+    await eventually(lambda: not watch.watch._watched)
+    watch.leases.lapses = [Lapsed("gone", "1")]
+    watch.leases.down = False
+    await eventually(lambda: 0 in watch.watch._watched)
+    running.cancel()
+    assert watch.state is OrderState.PENDING_NEW
+    await watch.look_for(LEASE_SEC + 1)
+    assert watch.state is OrderState.PENDING_CANCEL
+
+
+async def test_cancels_that_could_not_be_recorded_are_asked_for_again(watch: Watch) -> None:
+    await watch.look_for(LEASE_SEC)
+
+    def down(command: object) -> None:
+        raise LedgerUnavailable("down")
+
+    watch.ledger.before = down
+    with pytest.raises(Unavailable):
+        await watch.look_for(1)
+    watch.ledger.before = lambda _: None
+    await watch.look_for(1)
+    assert watch.state is OrderState.PENDING_CANCEL
+
+
+async def test_a_stream_renews_its_lease_unless_its_client_takes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(disconnect, "RENEW_SEC", 0.005)
+    leases = MemoryLeases()
+    async with attended(leases, "here") as attendance:
+        await eventually(lambda: leases.renewed > 3)
+        attendance.sending = True
+        await asyncio.sleep(0.03)
+        stalled = leases.renewed
+        await asyncio.sleep(0.03)
+        assert leases.renewed == stalled
+        attendance.sending = False
+        await eventually(lambda: leases.renewed > stalled)
+        leases.down = True
+        await asyncio.sleep(0.02)
+        leases.down = False
+        before = leases.renewed
+        await eventually(lambda: leases.renewed > before)
+    after = leases.renewed
+    await asyncio.sleep(0.02)
+    assert leases.renewed == after
+
+
+async def test_a_stream_that_can_hold_no_lease_does_not_begin() -> None:
+    leases = MemoryLeases()
+    leases.down = True
+    with pytest.raises(Unavailable):
+        async with attended(leases, "here"):
+            pass
