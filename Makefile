@@ -41,6 +41,7 @@ lint: install ## format, lint, types, import rules, generated code
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	@if [ -f tools/generate.py ]; then set -x; $(BIN)/python tools/generate.py --check; fi
+	$(BIN)/python tools/order_states.py --check
 
 format: install ## put the code into shape
 	$(BIN)/ruff format .
