@@ -63,7 +63,9 @@ async def run(context: WorkerContext[MarketDataConfig]) -> None:
     if client is None:
         await server.stop()
         return
-    questdb = open_questdb(settings.questdb.pg_url, timeout_sec=_QUESTDB_TIMEOUT_SEC)
+    questdb = open_questdb(
+        settings.questdb.pg_url, settings.questdb.http_url, timeout_sec=_QUESTDB_TIMEOUT_SEC
+    )
     health.register("questdb", False, questdb.ping)
 
     shifts = ShiftStore(client.jetstream(timeout=2), recorded[-1].day)

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from datetime import datetime
+from decimal import Decimal
 from typing import Final
 
 import psycopg
@@ -84,5 +85,5 @@ class TickStore:
         _stored.inc(len(batch))
 
 
-def _row(tick: Tick) -> tuple[datetime, str, str]:
-    return moment(tick.timestamp), tick.symbol, str(tick.price)
+def _row(tick: Tick) -> tuple[datetime, str, Decimal]:
+    return moment(tick.timestamp), tick.symbol, tick.price

@@ -122,7 +122,7 @@ class Worker:
         self._risk: RiskChannels | None = None
         self._work: OwnersWork | None = None
         self._closing = False
-        self._questdb = open_questdb(context.settings.questdb.pg_url)
+        self._questdb = open_questdb(context.settings.questdb.pg_url, context.settings.questdb.http_url)
         valkey = context.settings.valkey
         self._valkey = open_valkey(valkey.url, valkey.db, valkey.max_connections, name="oms-projection")
         self.board = HealthBoard(context.settings.monitoring.health_check_interval_sec)

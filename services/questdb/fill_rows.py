@@ -3,10 +3,9 @@
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any, Final
 
-from services.ledger.numbers import bounded
+from services.ledger.numbers import ZERO, bounded
 from services.messages import BadMessage, Fill, decode
 from services.questdb.durable_pull import Delivered
 from services.questdb.writes import moment, moment_ns
@@ -43,9 +42,9 @@ def fill_row(message: Delivered) -> Sequence[Any]:
         str(fill.side),
         fill.order_id,
         fill.fill_id or str(message.sequence),
-        _text(fill.quantity),
-        _text(fill.price),
-        "0" if fill.fee is None else _text(fill.fee),
+        bounded(fill.quantity),
+        bounded(fill.price),
+        ZERO if fill.fee is None else bounded(fill.fee),
         fill.liquidity,
         message.sequence,
     )
@@ -55,10 +54,6 @@ def _time(fill: Fill, message: Delivered) -> datetime:
     if fill.timestamp is not None and _FIRST <= fill.timestamp < _LAST:
         return moment(fill.timestamp)
     return moment_ns(message.time_ns)
-
-
-def _text(number: Decimal) -> str:
-    return f"{bounded(number):f}"
 
 
 def _check(name: str, text: str, pattern: re.Pattern[str]) -> None:

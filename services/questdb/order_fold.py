@@ -202,9 +202,9 @@ def _row(order: LoggedOrder, event: Event, at: Occurrence) -> Row:
         order.symbol,
         order.side,
         order.type,
-        _text(quantity),
-        _text(price),
-        _text(order.cumulative),
+        _number(quantity),
+        _number(price),
+        _number(order.cumulative),
         _reason(event),
         at.partition,
         at.stream_seq,
@@ -221,5 +221,5 @@ def _reason(event: Event) -> str:
     return reason.replace("\x00", "")
 
 
-def _text(number: Decimal | None) -> str | None:
-    return None if number is None else f"{bounded(number):f}"
+def _number(number: Decimal | None) -> Decimal | None:
+    return None if number is None else bounded(number)

@@ -40,6 +40,11 @@ class Table:
     """The time that one partition spans. Rewriting costs by the partition, so sparse rows share a long
     one."""
 
+    @property
+    def symbols(self) -> frozenset[str]:
+        """Names of the columns whose texts QuestDB keeps in a dictionary."""
+        return frozenset(column.name for column in self.columns if column.kind == "SYMBOL")
+
     def create(self, name: LiteralString = "") -> LiteralString:
         """The statement that makes the table exist (as `name`, if given); harmless when it does."""
         columns = ", ".join(f"{column.name} {column.kind}" for column in self.columns)
@@ -50,7 +55,10 @@ class Table:
         )
 
     def insert(self, rows: int = 1, name: LiteralString = "") -> LiteralString:
-        """The statement that inserts `rows` rows (into `name`, if given), every column in order."""
+        """The statement that inserts `rows` rows (into `name`, if given), every column in order.
+
+        For what goes together with other statements; many rows go by `writes.insert_rows`.
+        """
         names = ", ".join(column.name for column in self.columns)
         values = ", ".join(column.placeholder for column in self.columns)
         return f"INSERT INTO {name or self.name} ({names}) VALUES " + ", ".join([f"({values})"] * rows)

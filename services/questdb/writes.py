@@ -1,5 +1,6 @@
 """Writing rows to QuestDB from an event loop that has other things to do."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -9,7 +10,7 @@ from services.questdb.schema import Table
 from services.runtime.connections import QuestdbPool
 
 CHUNK_ROWS: Final = 50
-"""Rows handed to the driver at once: it binds them without giving way to other tasks, at about 20 µs each."""
+"""Rows encoded before other tasks have their turn, at about 4 µs each."""
 
 Row: TypeAlias = Sequence[Any]
 
@@ -20,13 +21,25 @@ async def insert_rows(pool: QuestdbPool, table: Table, rows: Sequence[Row]) -> N
     """Inserts `rows` (values in the order of the table's columns); returns when QuestDB has committed them.
 
     One transaction, hence one commit, whatever the number of rows: all of them are there, or none. When the
-    answer to the commit was lost, that is open; repeating is harmless, since the table replaces a row by its
-    keys. Raises `psycopg.Error`, `OSError`, or `TimeoutError` after the pool's timeout.
+    answer was lost, that is open; repeating is harmless, since the table replaces a row by its keys. Numbers
+    are `Decimal`, times aware `datetime`; None leaves a column NULL. Raises `OSError` when QuestDB does not
+    take the rows or does not answer in the pool's time: also when the table does not exist.
     """
-    statement = table.insert()
-    async with pool.connection() as connection, connection.transaction(), connection.cursor() as cursor:
-        for start in range(0, len(rows), CHUNK_ROWS):
-            await cursor.executemany(statement, rows[start : start + CHUNK_ROWS])
+    first, *others = (column.name for column in table.columns)
+    assert first == "timestamp"
+    tags = tuple((name, place) for place, name in enumerate(others, 1) if name in table.symbols)
+    fields = tuple((name, place) for place, name in enumerate(others, 1) if name not in table.symbols)
+    buffer = pool.rows.buffer()
+    for count, row in enumerate(rows, 1):
+        buffer.row(
+            table.name,
+            symbols={name: row[place] for name, place in tags},
+            columns={name: row[place] for name, place in fields},
+            at=row[0],
+        )
+        if count % CHUNK_ROWS == 0:
+            await asyncio.sleep(0)
+    await pool.rows.send(buffer)
 
 
 def moment(seconds: Decimal) -> datetime:

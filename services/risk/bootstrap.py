@@ -110,7 +110,9 @@ class Worker:
         self._registry: KvAccountRegistry | None = None
         self._ledger: RiskLedger | None = None
         self._owned: list[asyncio.Task[Any]] = []
-        self._questdb = open_questdb(settings.questdb.pg_url, timeout_sec=_QUESTDB_SEC)
+        self._questdb = open_questdb(
+            settings.questdb.pg_url, settings.questdb.http_url, timeout_sec=_QUESTDB_SEC
+        )
         self._valkey = open_valkey(settings.valkey.url, settings.valkey.db, settings.valkey.max_connections)
         self._marks = _marks(settings, context)
         self._history = History(

@@ -8,22 +8,30 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import nats.aio.client
 import psycopg
 import redis.asyncio
+from questdb import QuestDBError, Sender
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 from services.runtime.telemetry import get_logger
 
+if TYPE_CHECKING:
+    from questdb._client import Buffer  # public by `Sender.new_buffer` alone
+
 VALKEY_TIMEOUT_SEC: Final = 1.0
 NATS_CONNECT_TIMEOUT_SEC: Final = 2
 NATS_RECONNECT_WAIT_SEC: Final = 0.1
 QUESTDB_CONNECT_TIMEOUT_SEC: Final = 3
+ROWS_TIMEOUT_SEC: Final = 5.0
+"""Longest wait for QuestDB to commit rows; a process that ends waits for its last request too."""
 
 _log = get_logger("runtime.connections")
 
@@ -136,10 +144,60 @@ async def open_nats(
     return client
 
 
+class RowsRefused(OSError):
+    """QuestDB did not take rows, or did not say that it has; the message is the client's."""
+
+
+class QuestdbRows:
+    """Rows by QuestDB's line protocol over HTTP: one request at a time, in a thread of its own."""
+
+    def __init__(self, http_url: str, timeout_sec: float) -> None:
+        """Nothing is opened before the first use. Raises `ValueError` for what is no http or https URL."""
+        parts = urlsplit(http_url)
+        if parts.scheme not in ("http", "https") or parts.hostname is None:
+            raise ValueError(f"{http_url} is not an http or https URL")
+        settings = {
+            "addr": f"{parts.hostname}:{parts.port or 9000}",
+            "username": parts.username,
+            "password": parts.password,
+            "protocol_version": 3,  # the first with exact numbers
+            "auto_flush": "off",
+            "request_timeout": round(timeout_sec * 1000),
+            "request_min_throughput": 0,
+            "retry_timeout": 0,  # whether something is sent again is decided by who sends it
+        }
+        given = ";".join(f"{name}={value}" for name, value in settings.items() if value is not None)
+        self._sender = Sender.from_conf(f"{parts.scheme}::{given};")
+        self._sender.establish()  # type: ignore[no-untyped-call] # opens nothing: the protocol is given
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="questdb rows")
+
+    def buffer(self) -> "Buffer":
+        """An empty buffer, to be filled by `row`."""
+        return self._sender.new_buffer()
+
+    async def send(self, buffer: "Buffer") -> None:
+        """Sends rows of one table as one transaction; returns when it is committed. Raises `RowsRefused`.
+
+        Cancelling does not take back what is being sent.
+        """
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._send, buffer)
+        except QuestDBError as error:
+            raise RowsRefused(str(error)) from None
+
+    def close(self) -> None:
+        """What is being sent may still arrive; nothing is sent afterwards."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _send(self, buffer: "Buffer") -> None:
+        self._sender.flush(buffer, transactional=True)
+
+
 class QuestdbPool:
     """A few autocommitting connections by the PostgreSQL wire, opened when needed, dropped when they fail."""
 
-    def __init__(self, pg_url: str, size: int, timeout_sec: float) -> None:
+    def __init__(self, pg_url: str, http_url: str, size: int, timeout_sec: float) -> None:
+        self.rows = QuestdbRows(http_url, min(timeout_sec, ROWS_TIMEOUT_SEC))
         self._pg_url = pg_url
         self._timeout_sec = timeout_sec
         self._free: asyncio.LifoQueue[psycopg.AsyncConnection[Any] | None] = asyncio.LifoQueue()
@@ -187,6 +245,7 @@ class QuestdbPool:
     async def close(self) -> None:
         """Closes the idle connections; lent ones are closed when they come back."""
         self._closed = True
+        self.rows.close()
         idle = [self._free.get_nowait() for _ in range(self._free.qsize())]
         for connection in idle:
             if connection is not None:
@@ -221,6 +280,6 @@ def _cut_after(timeout_sec: float, connection: "psycopg.AsyncConnection[Any]") -
         timer.cancel()
 
 
-def open_questdb(pg_url: str, *, size: int = 2, timeout_sec: float = 30.0) -> QuestdbPool:
+def open_questdb(pg_url: str, http_url: str, *, size: int = 2, timeout_sec: float = 30.0) -> QuestdbPool:
     """A pool of up to `size` connections; nothing is opened before the first use."""
-    return QuestdbPool(pg_url, size, timeout_sec)
+    return QuestdbPool(pg_url, http_url, size, timeout_sec)

@@ -80,6 +80,9 @@ class QuestDbServer(Part):
             "QDB_PG_NET_BIND_TO": self.addresses["pg"],
             "QDB_HTTP_MIN_NET_BIND_TO": self.addresses["health"],
             "QDB_LINE_TCP_ENABLED": "false",
+            # A table that somebody dropped must not come back with guessed types and without its keys.
+            "QDB_LINE_AUTO_CREATE_NEW_TABLES": "false",
+            "QDB_LINE_AUTO_CREATE_NEW_COLUMNS": "false",
             "QDB_TELEMETRY_ENABLED": "false",
             "QDB_SHARED_WORKER_COUNT": "1",
             "QDB_CAIRO_O3_COLUMN_MEMORY_SIZE": "256k",

@@ -50,6 +50,7 @@ async def market_data(
     variables = {
         "NATS__URL": nats.url,
         "QUESTDB__PG_URL": questdb.pg_url,
+        "QUESTDB__HTTP_URL": questdb.http_url,
         "QUESTDB__FLUSH_INTERVAL_SEC": "0.1",
         "QUESTDB__BARS_CHECK_INTERVAL_SEC": "0.2",
         "REPLAY__TICK_INTERVAL_MS": "20",

@@ -51,7 +51,7 @@ async def connected(nats: NatsServer) -> AsyncIterator[tuple[NatsClient, Publish
 @asynccontextmanager
 async def pool_of(questdb: QuestDbServer) -> AsyncIterator[QuestdbPool]:
     """A pool that waits no longer than a test can."""
-    pool = open_questdb(questdb.pg_url, timeout_sec=10)
+    pool = open_questdb(questdb.pg_url, questdb.http_url, timeout_sec=10)
     try:
         yield pool
     finally:

@@ -241,7 +241,7 @@ async def test_a_store_that_died_unacknowledged_is_repeated_without_doubles(
 async def test_a_frozen_questdb_holds_the_fills_up_and_loses_none(
     empty_nats: NatsServer, empty_questdb: QuestDbServer, account: str
 ) -> None:
-    pool = open_questdb(empty_questdb.pg_url, timeout_sec=1)
+    pool = open_questdb(empty_questdb.pg_url, empty_questdb.http_url, timeout_sec=1)
     async with connected(empty_nats) as (client, publisher):
         store = store_of(client, publisher, pool)
         task = asyncio.create_task(store.run())

@@ -154,7 +154,7 @@ async def test_closing_nats_tells_its_users_once(nats_server: NatsServer) -> Non
 
 
 async def test_questdb_answers_and_is_back_after_a_restart(questdb_server: QuestDbServer) -> None:
-    pool = open_questdb(questdb_server.pg_url, size=2, timeout_sec=5)
+    pool = open_questdb(questdb_server.pg_url, questdb_server.http_url, size=2, timeout_sec=5)
     try:
         assert await pool.execute("SELECT 1 + 1") == [(2,)]
         questdb_server.kill()
@@ -168,7 +168,7 @@ async def test_questdb_answers_and_is_back_after_a_restart(questdb_server: Quest
 
 
 async def test_questdb_connections_are_kept_and_bounded(questdb_server: QuestDbServer) -> None:
-    pool = open_questdb(questdb_server.pg_url, size=2, timeout_sec=5)
+    pool = open_questdb(questdb_server.pg_url, questdb_server.http_url, size=2, timeout_sec=5)
     seen: set[int] = set()
     most = busy = 0
 
@@ -190,7 +190,7 @@ async def test_questdb_connections_are_kept_and_bounded(questdb_server: QuestDbS
 
 
 async def test_a_questdb_connection_that_saw_an_error_is_replaced(questdb_server: QuestDbServer) -> None:
-    pool = open_questdb(questdb_server.pg_url, size=1, timeout_sec=5)
+    pool = open_questdb(questdb_server.pg_url, questdb_server.http_url, size=1, timeout_sec=5)
     try:
         async with pool.connection() as first:
             pass
@@ -205,7 +205,7 @@ async def test_a_questdb_connection_that_saw_an_error_is_replaced(questdb_server
 
 
 async def test_a_frozen_questdb_is_a_timeout(questdb_server: QuestDbServer) -> None:
-    pool = open_questdb(questdb_server.pg_url, size=1, timeout_sec=0.5)
+    pool = open_questdb(questdb_server.pg_url, questdb_server.http_url, size=1, timeout_sec=0.5)
     try:
         await pool.ping()
         with frozen(questdb_server):

@@ -15,8 +15,10 @@ def tick(number: int) -> Tick:
 
 
 async def test_without_questdb_the_newest_ticks_wait_and_nothing_raises() -> None:
-    (nobody,) = free_ports(1)
-    pool = open_questdb(f"postgresql://admin:quest@127.0.0.1:{nobody}/qdb", timeout_sec=2)
+    nobody, nothing = free_ports(2)
+    pool = open_questdb(
+        f"postgresql://admin:quest@127.0.0.1:{nobody}/qdb", f"http://127.0.0.1:{nothing}", timeout_sec=2
+    )
     store = TickStore(pool, batch_size=4, flush_interval_sec=1, limit=10)
     for number in range(25):
         store.add(tick(number))

@@ -41,9 +41,9 @@ def test_the_promised_members_alone_are_a_fill() -> None:
         "side": "buy",
         "order_id": "",
         "fill_id": "77",
-        "quantity": "0.1",
-        "price": "45000",
-        "fee": "0",
+        "quantity": Decimal("0.1"),
+        "price": Decimal(45000),
+        "fee": Decimal(0),
         "liquidity": "",
         "stream_seq": 77,
     }
@@ -57,7 +57,7 @@ def test_what_the_venue_says_is_kept() -> None:
     assert (made["fill_id"], made["order_id"], made["fee"], made["liquidity"]) == (
         "f-1",
         "acc-1",
-        "-0.5",
+        Decimal("-0.5"),
         "maker",
     )
 
@@ -76,12 +76,13 @@ def test_a_timestamp_that_is_no_wall_clock_gives_way_to_the_streams(stamp: str) 
         ("1.50", "1.50"),
     ],
 )
-def test_numbers_are_written_plainly_and_exactly(text: str, expected: str) -> None:
+def test_numbers_are_exact_and_within_the_column(text: str, expected: str) -> None:
     made = row(f'"fee":{text}')["fee"]
-    assert isinstance(made, str)
-    assert Decimal(made) == Decimal(expected)
-    assert "E" not in made
-    assert len(made.partition(".")[2]) <= 18
+    assert isinstance(made, Decimal)
+    assert made == Decimal(expected)
+    exponent = made.as_tuple().exponent
+    assert isinstance(exponent, int)
+    assert exponent >= -18
 
 
 @pytest.mark.parametrize(
