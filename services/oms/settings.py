@@ -73,9 +73,6 @@ class OmsLedgerSettings(LedgerSettings):
 class OmsQuestdbSettings(QuestdbSettings):
     """Section `questdb`: where fills and the log of orders are stored."""
 
-    http_url: Annotated[str, Field(pattern=r"^https?://[^/]+")] = "http://questdb:9000"
-    """Address of its HTTP side; health looks at it."""
-
     batch_size: int = Field(default=1000, ge=1, le=100_000)
     """Rows that are written at once, at most."""
     flush_interval_sec: PositiveDuration = 10.0

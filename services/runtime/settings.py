@@ -158,8 +158,8 @@ class NatsSettings(Section):
 class QuestdbSettings(Section):
     """Section `questdb`. A service with more keys derives from it."""
 
-    http_url: str = "http://questdb:9000"
-    """Address of its HTTP side."""
+    http_url: Annotated[str, Field(pattern=r"^https?://[^/]+")] = "http://questdb:9000"
+    """Address of its HTTP side: rows are written there."""
     pg_url: str = "postgresql://admin:quest@questdb:8812/qdb"
     """Address of its PostgreSQL side."""
 
