@@ -13,6 +13,8 @@ from services.runtime.liveness import progress
 
 BACKLOG: Final = 4096
 KEEP_ALIVE_SEC: Final = 75
+SILENT_PEER_SEC: Final = 20
+"""A connection whose peer confirms nothing of what was sent for so long is dead: its event stream ends."""
 
 
 class _Server(uvicorn.Server):
@@ -101,6 +103,9 @@ def bind(host: str, port: int, reuse_port: bool) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            # Connections that are accepted inherit it.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_PEER_SEC * 1000)
         if reuse_port:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((host, port))

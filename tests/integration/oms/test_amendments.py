@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 from decimal import Decimal
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 from nats.aio.client import Client
 
@@ -14,7 +17,7 @@ from services.runtime.errors import Code
 from tests.contract.oms.clients import InProcess, OverRest, Refusal
 from tests.contract.oms.test_amendments import until_revision, working
 from tests.integration.oms.orders import reserved_of, until_state
-from tests.integration.oms.platform import OmsPlatform, freeze, thaw
+from tests.integration.oms.platform import OmsPlatform, freeze, kill_workers, thaw
 from tests.integration.oms.test_risk_failures import SHORT
 from tests.integration.oms.test_worker_death import sent
 from tests.integration.oms.worker import WorkerInProcess
@@ -140,6 +143,59 @@ async def test_of_amendments_by_many_clients_at_once_each_revision_is_one_of_the
         accepted = {one["order"]["revision"] for one in answers if isinstance(one, dict)}
         assert len(accepted) == len(answers) - len(refusals)
         assert order["quantity"] in {one["quantity"] for one in asked}
+
+
+async def test_workers_killed_during_amendments_leave_every_order_as_the_venue_has_it(
+    platform: OmsPlatform, oms: OverRest, bus: Client, account: str
+) -> None:
+    order_ids = [await working(oms, account, quantity=0.1, time_in_force="gtc") for _ in range(6)]
+    over = asyncio.Event()
+    codes: set[Code] = set()
+
+    async def amend(order_id: str) -> None:
+        for number in itertools.count(1):
+            if over.is_set():
+                return
+            asked = {"order_id": order_id, "quantity": Decimal(number % 50 + 1) / 100}
+            try:
+                await oms.call("ReplaceOrder", asked)
+            except Refusal as error:
+                codes.add(error.code)
+            except httpx.TransportError:
+                continue
+
+    amending = [asyncio.create_task(amend(order_id)) for order_id in order_ids]
+    for _ in range(2):
+        await asyncio.sleep(1)
+        kill_workers(platform.oms)
+    await asyncio.sleep(1)
+    over.set()
+    await asyncio.gather(*amending)
+    assert codes <= {Code.FAILED_PRECONDITION, Code.ABORTED, Code.UNAVAILABLE}
+    orders = [await until_state(oms, order_id, "new", within_sec=30) for order_id in order_ids]
+    answer = await bus.request("venue.orders", json.dumps({"account": account}).encode(), timeout=5)
+    at_venue = {one["order_id"]: one for one in json.loads(answer.data, parse_float=Decimal)["orders"]}
+    for order in orders:
+        told = at_venue[order["order_id"]]
+        assert Decimal(told["quantity"]) == order["quantity"], (told, order)
+    assert max(order["revision"] for order in orders) > 1
+    canceled = await oms.call("CancelAllOrders", {"account": account})
+    assert canceled["order_ids"] == sorted(order_ids)
+    for order_id in order_ids:
+        await until_state(oms, order_id, "canceled")
+    assert await reserved_of(platform, account) == (0, {})
+
+
+async def test_an_amendment_and_a_cancel_are_not_dropped_as_duplicates_of_their_order(
+    oms: OverRest, bus: Client, account: str
+) -> None:
+    order_id = await working(oms, account)
+    await oms.call("ReplaceOrder", {"order_id": order_id, "quantity": 0.2})
+    await until_revision(oms, order_id, 1)
+    await oms.call("CancelOrder", {"order_id": order_id})
+    await until_state(oms, order_id, "canceled")
+    kinds = [f"new:{order_id}", f"replace:{order_id}:1", f"cancel:{order_id}:1"]
+    assert await sent(bus, order_id) == kinds
 
 
 async def test_with_risk_switched_off_an_amendment_passes_unchecked(

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 from collections.abc import AsyncIterator
 
 import httpx
@@ -11,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from services.runtime.http_server import HttpServer, serve
+from services.runtime.http_server import SILENT_PEER_SEC, HttpServer, bind, serve
 from services.runtime.local_stack import free_ports
 from tests.support import eventually
 
@@ -135,3 +136,13 @@ async def test_a_server_that_dies_tells_its_owner(app: App) -> None:
 
 async def _fail_tick(counter: int) -> bool:
     raise ValueError("boom")
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system has no such option")
+def test_accepted_connection_ends_when_its_peer_confirms_nothing() -> None:
+    with bind(HOST, 0, False) as listener:
+        listener.listen()
+        listener.setblocking(True)
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            told = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+    assert told == SILENT_PEER_SEC * 1000

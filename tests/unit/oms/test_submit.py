@@ -239,6 +239,18 @@ async def test_a_publication_without_acknowledgement_is_unknown_and_sent_again(d
     assert await desk.submit("mine") == Submitted(order_id, "mine")
 
 
+async def test_a_retry_after_an_unknown_outcome_submits_no_second_order(desk: Desk) -> None:
+    desk.venue.raises = [PublishUnknown("silence"), PublishUnknown("silence")]
+    with pytest.raises(OutcomeUnknown):
+        await desk.submit("mine")
+    answers = await asyncio.gather(*(desk.submit("mine") for _ in range(5)), return_exceptions=True)
+    order = only_order(desk)
+    assert {type(answer) for answer in answers} <= {Submitted, OutcomeUnknown}
+    await eventually(lambda: desk.submitter.running == 0)
+    assert await desk.submit("mine") == Submitted(order.order_id, "mine")
+    assert set(desk.venue.sent) == {only_order(desk).order_id} == {order.order_id}
+
+
 async def test_an_order_is_not_sent_again_once_its_cancel_was_requested(desk: Desk) -> None:
     desk.venue.raises = [PublishUnknown("silence")]
     with pytest.raises(OutcomeUnknown):

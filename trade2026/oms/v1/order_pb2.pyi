@@ -1025,9 +1025,10 @@ class StreamExecutionsRequest(_message.Message):
     cancel_on_disconnect: _builtins.bool
     """Cancel the account's open orders when its client goes away. The stream holds a lease of 10 s on them and
     renews it while its messages are taken. However it ends, the orders stay until the lease has run out; any
-    stream of the account with this flag that begins by then keeps them. After a failure of the service that
-    could have kept clients away, another 10 s are given. The orders' reason is `client_disconnected`; what
-    the client submits after that without such a stream is not watched.
+    stream of the account with this flag that begins by then keeps them. A connection that breaks without a
+    word is found dead 20 s after the next message over REST, within 40 s over gRPC; the lease runs from there.
+    After a failure of the service that could have kept clients away, another 10 s are given. The orders'
+    reason is `client_disconnected`; what the client submits after that without such a stream is not watched.
     """
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:
