@@ -173,6 +173,47 @@ class OmsClient(_Client):
 
         return await repeated(attempt, within_sec)
 
+    async def cancel_all(
+        self, account: str, symbol: str = "", *, within_sec: float = OUTCOME_TIMEOUT_SEC
+    ) -> list[str]:
+        """Asks the venue to cancel everything open (in `symbol`, unless empty); the ids of those orders."""
+
+        async def attempt() -> list[str]:
+            request = order_pb2.CancelAllOrdersRequest(account=account, symbol=symbol)
+            answer: order_pb2.CancelAllOrdersResponse = await self.stub.CancelAllOrders(
+                request, timeout=self._timeout_sec
+            )
+            return list(answer.order_ids)
+
+        return await repeated(attempt, within_sec)
+
+    async def replace(
+        self,
+        order_id: str,
+        *,
+        quantity: Decimal | int | None = None,
+        price: Decimal | int | None = None,
+        stop_price: Decimal | int | None = None,
+        within_sec: float = OUTCOME_TIMEOUT_SEC,
+    ) -> order_pb2.Order:
+        """Asks the venue for new terms; the order, pending_replace. What is None keeps its value.
+
+        FAILED_PRECONDITION: the old terms stand, and the reason tells why.
+        """
+        terms = {"quantity": quantity, "price": price, "stop_price": stop_price}
+        request = order_pb2.ReplaceOrderRequest(order_id=order_id)
+        for name, number in terms.items():
+            if number is not None:
+                getattr(request, name).CopyFrom(exact(number))
+
+        async def attempt() -> order_pb2.Order:
+            answer: order_pb2.ReplaceOrderResponse = await self.stub.ReplaceOrder(
+                request, timeout=self._timeout_sec
+            )
+            return answer.order
+
+        return await repeated(attempt, within_sec)
+
     async def order(self, order_id: str) -> order_pb2.Order:
         """One order as it stands. NOT_FOUND: there is none."""
 
@@ -196,9 +237,17 @@ class OmsClient(_Client):
         return await repeated(attempt, self._timeout_sec)
 
     async def executions(
-        self, account: str, after_sequence: int = 0, *, heartbeat_sec: float = 5.0
+        self,
+        account: str,
+        after_sequence: int = 0,
+        *,
+        heartbeat_sec: float = 5.0,
+        cancel_on_disconnect: bool = False,
     ) -> AsyncIterator[order_pb2.StreamExecutionsResponse]:
         """Every event of the account after `after_sequence`, once and in order, over lost connections.
+
+        With `cancel_on_disconnect` the account's open orders are canceled when this client is gone for longer
+        than the lease in the contract. A heartbeat of 1 s lets it notice a silent server soon enough.
 
         Ends with an error that says that the sequence cannot be resumed from.
         """
@@ -207,6 +256,7 @@ class OmsClient(_Client):
         while True:
             request = order_pb2.StreamExecutionsRequest(account=account, after_sequence=last)
             request.heartbeat_interval.FromMilliseconds(round(heartbeat_sec * 1000))
+            request.cancel_on_disconnect = cancel_on_disconnect
             call = self.stub.StreamExecutions(request)
             try:
                 while True:

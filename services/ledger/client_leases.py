@@ -31,9 +31,9 @@ class ClientLeases:
         key = keys.client_leases(self._store.keys_of(account).partition)
         await self._call("attend", key, account, int(seconds * 1000))
 
-    async def lapsed(self, partition: int, limit: int = 100) -> tuple[Lapsed, ...]:
+    async def lapsed(self, partition: int) -> tuple[Lapsed, ...]:
         """Leases of a partition that have run out, the oldest first."""
-        answer = await self._call("lapsed", keys.client_leases(partition), limit)
+        answer = await self._call("lapsed", keys.client_leases(partition))
         texts = [item.decode() for item in answer]
         return tuple(map(Lapsed, texts[::2], texts[1::2]))
 

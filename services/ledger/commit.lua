@@ -171,9 +171,9 @@ server.register_function('trade2026_attend_@VERSION@', function(keys, args)
   return server.call('ZADD', keys[1], 'GT', now_ms() + args[2], args[1])
 end)
 
--- KEYS: client leases. ARGV: limit. Leases that have ended: account, the millisecond at which it did, and so on.
+-- KEYS: client leases. Leases that have ended: account, the millisecond at which it did, and so on.
 server.register_function('trade2026_lapsed_@VERSION@', function(keys, args)
-  return server.call('ZRANGE', keys[1], '-inf', now_ms(), 'BYSCORE', 'LIMIT', 0, args[1], 'WITHSCORES')
+  return server.call('ZRANGE', keys[1], '-inf', now_ms(), 'BYSCORE', 'WITHSCORES')
 end)
 
 -- KEYS: client leases. ARGV: account, millisecond. Forgets a lease unless it was renewed since.

@@ -27,7 +27,6 @@ LEASE_SEC: Final = 10.0
 """How long an account may be without a stream; the contract tells it."""
 RENEW_SEC: Final = 2.0
 LOOK_SEC: Final = 0.5
-PAGE: Final = 100
 DISCONNECTED: Final = "client_disconnected"
 """Reason of an order that ended because its client had gone away."""
 
@@ -41,7 +40,7 @@ class Leases(Protocol):
 
     async def renew(self, account: str, seconds: float) -> None: ...
 
-    async def lapsed(self, partition: int, limit: int = 100) -> tuple[Lapsed, ...]: ...
+    async def lapsed(self, partition: int) -> tuple[Lapsed, ...]: ...
 
     async def forget(self, partition: int, lapsed: Lapsed) -> None: ...
 
@@ -62,19 +61,18 @@ class Attendance:
 
 
 @asynccontextmanager
-async def attended(leases: Leases, account: str) -> AsyncIterator[Attendance]:
+async def attended(leases: Leases, account: str, attendance: Attendance) -> AsyncIterator[None]:
     """Holds the account's lease while the block runs. Raises `Unavailable` when there is none at first."""
     try:
         await leases.renew(account, LEASE_SEC)
     except LedgerError:
         raise Unavailable("the ledger cannot hold a lease now", reason="LEDGER_UNAVAILABLE") from None
-    attendance = Attendance()
     renewing = asyncio.get_running_loop().create_task(
         _renew(leases, account, attendance), name=f"lease {account}"
     )
     _held.inc()
     try:
-        yield attendance
+        yield
     finally:
         _held.dec()
         await end(renewing)
@@ -122,31 +120,36 @@ class DisconnectWatch:
             for partition in owned:
                 try:
                     await self.look(partition)
-                except (LedgerError, ServiceError) as error:
+                except LedgerError as error:
                     self._watched.pop(partition, None)
                     _log.warning(
-                        "leases not looked after",
-                        partition=partition,
-                        error=f"{type(error).__name__}: {error}",
+                        "leases not looked at", partition=partition, error=f"{type(error).__name__}: {error}"
                     )
             await asyncio.sleep(LOOK_SEC)
 
     async def look(self, partition: int) -> None:
-        """One pass over the leases that have run out. Raises `LedgerError` and `Unavailable`."""
-        lapsed = await self._leases.lapsed(partition, PAGE)
+        """One pass over the leases that have run out. Raises `LedgerError` when they cannot be looked at."""
+        lapsed = await self._leases.lapsed(partition)
         if not self._trusted(partition):
             return
         for one in lapsed:
-            found = await self._ledger.open_orders(one.account)
-            if not found:
-                await self._leases.forget(partition, one)
-                continue
-            # The sweeper repeats what was requested before.
-            wanted = [order for order in found if order.state is not OrderState.PENDING_CANCEL]
-            if wanted:
-                canceled = await self._canceler.cancel_each(wanted, DISCONNECTED)
-                _canceled.inc(len(canceled))
-                _log.warning("client gone, orders canceled", account=one.account, orders=len(canceled))
+            try:
+                await self._end(partition, one)
+            except (LedgerError, ServiceError) as error:
+                # The next pass comes to it again; the other accounts do not wait for it.
+                _log.warning("orders not canceled yet", account=one.account, error=str(error))
+
+    async def _end(self, partition: int, lapsed: Lapsed) -> None:
+        found = await self._ledger.open_orders(lapsed.account)
+        if not found:
+            await self._leases.forget(partition, lapsed)
+            return
+        # The sweeper repeats what was requested before.
+        wanted = [order for order in found if order.state is not OrderState.PENDING_CANCEL]
+        if wanted:
+            canceled = await self._canceler.cancel_each(wanted, DISCONNECTED)
+            _canceled.inc(len(canceled))
+            _log.warning("client gone, orders canceled", account=lapsed.account, orders=len(canceled))
 
     def _trusted(self, partition: int) -> bool:
         """Whether everybody who wanted to renew a lease had the time to do so."""

@@ -8,6 +8,7 @@ memory here.
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final
 
@@ -66,11 +67,18 @@ class DropCopies:
         self._stopping.set()
 
     async def follow(
-        self, account: str, after: int, *, live_only: bool, heartbeat_sec: float
+        self,
+        account: str,
+        after: int,
+        *,
+        live_only: bool,
+        heartbeat_sec: float,
+        holding: AbstractAsyncContextManager[object],
     ) -> AsyncIterator[NumberedEvent | int]:
         """Events after number `after` (or after now), for ever, and heartbeats.
 
-        When nothing came for `heartbeat_sec`, the number of the last event told is yielded. Raises
+        `holding` is entered when it is certain that there is something to follow, and left at the end. When
+        nothing came for `heartbeat_sec`, the number of the last event told is yielded. Raises
         `FailedPrecondition` when `after` is not a number to resume from, `ResourceExhausted`, and
         `Unavailable` when the stream cannot be read or oms stops.
         """
@@ -80,9 +88,10 @@ class DropCopies:
         _open.inc()
         try:
             start = await self._start(account, after, live_only)
-            async with StreamReader(
+            reading = StreamReader(
                 self._nats, LEDGER, subjects=(self._subject(account),), start_sequence=start.sequence
-            ) as reader:
+            )
+            async with holding, reading as reader:
                 async for item in self._tell(reader, start.seen, heartbeat_sec):
                     yield item
         finally:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
-from contextlib import AsyncExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -147,23 +147,25 @@ class OrderService(order_service_pb2_grpc.OrderServiceServicer):
             raise InvalidArgument("after_sequence", "must be 0 with live_only")
         heartbeat_sec = _read_heartbeat(request)
         desk = self._desk
-        async with AsyncExitStack() as stack:
-            attendance = Attendance()
-            if request.cancel_on_disconnect:
-                attendance = await stack.enter_async_context(attended(desk.leases, account))
-            async for item in desk.drop_copies.follow(
-                account, request.after_sequence, live_only=request.live_only, heartbeat_sec=heartbeat_sec
-            ):
-                if isinstance(item, int):
-                    response = order_pb2.StreamExecutionsResponse(sequence=item)
-                    response.heartbeat.time.FromNanoseconds(self._clock.now_ns())
-                else:
-                    response = order_pb2.StreamExecutionsResponse(
-                        sequence=item.number, event=execution_event(account, item.event, item.time_ns)
-                    )
-                attendance.sending = True
-                yield response
-                attendance.sending = False
+        attendance = Attendance()
+        lease = attended(desk.leases, account, attendance) if request.cancel_on_disconnect else nullcontext()
+        async for item in desk.drop_copies.follow(
+            account,
+            request.after_sequence,
+            live_only=request.live_only,
+            heartbeat_sec=heartbeat_sec,
+            holding=lease,
+        ):
+            if isinstance(item, int):
+                response = order_pb2.StreamExecutionsResponse(sequence=item)
+                response.heartbeat.time.FromNanoseconds(self._clock.now_ns())
+            else:
+                response = order_pb2.StreamExecutionsResponse(
+                    sequence=item.number, event=execution_event(account, item.event, item.time_ns)
+                )
+            attendance.sending = True
+            yield response
+            attendance.sending = False
 
 
 class ReconciliationService(reconciliation_service_pb2_grpc.ReconciliationServiceServicer):

@@ -41,6 +41,27 @@ async def test_an_order_is_submitted_seen_and_canceled(client: OmsClient, accoun
     assert ended_before.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
+async def test_an_order_is_amended_and_canceled_with_all_others(client: OmsClient, account: str) -> None:
+    order = new_order(account, "BTCUSDT", "sell", Decimal("0.1"), price=52_000)
+    order_id = (await client.submit(order)).order_id
+
+    async def in_state(state: type_pb2.OrderState.ValueType) -> order_pb2.Order:
+        async def reached() -> order_pb2.Order:
+            held = await client.order(order_id)
+            assert held.state == state, held
+            return held
+
+        held: order_pb2.Order = await eventually(reached, within_sec=10)
+        return held
+
+    await in_state(type_pb2.ORDER_STATE_NEW)
+    asked = await client.replace(order_id, quantity=Decimal("0.2"))
+    assert (asked.state, asked.revision) == (type_pb2.ORDER_STATE_PENDING_REPLACE, 1)
+    assert (await in_state(type_pb2.ORDER_STATE_NEW)).quantity.value == "0.2"
+    assert await client.cancel_all(account) == [order_id]
+    await in_state(type_pb2.ORDER_STATE_CANCELED)
+
+
 async def test_the_outcome_is_learned_over_a_kill_of_the_workers(
     platform: OmsPlatform, client: OmsClient, account: str
 ) -> None:

@@ -7,7 +7,11 @@ import contextlib
 from typing import Any
 
 import httpx
+import pytest
+import redis.asyncio
 
+from services.ledger.keys import client_leases
+from services.ledger.partition import partition_of
 from services.oms.disconnect import DISCONNECTED, LEASE_SEC
 from tests.contract.oms.clients import OmsClient, OverGrpc, OverRest, Refusal
 from tests.contract.oms.test_amendments import working
@@ -64,6 +68,16 @@ async def test_orders_of_a_client_that_is_gone_are_canceled_and_of_one_that_is_b
         assert (await oms.call("GetOrder", {"order_id": back[name]}))["order"]["state"] == "new"
     for one in again:
         await one.leave()
+
+
+async def test_a_stream_that_was_refused_holds_no_lease(
+    platform: OmsPlatform, oms: OverRest, account: str
+) -> None:
+    stream = oms.stream({"account": account, "cancel_on_disconnect": "true", "after_sequence": 5})
+    with pytest.raises(Refusal):
+        await anext(stream)
+    async with redis.asyncio.Redis.from_url(platform.valkey.url) as valkey:
+        assert await valkey.zscore(client_leases(partition_of(account)), account) is None
 
 
 async def test_orders_are_canceled_although_the_worker_that_served_the_client_died_with_it(
