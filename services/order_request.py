@@ -8,14 +8,20 @@ import decimal
 import hashlib
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from google.type.decimal_pb2 import Decimal as DecimalMessage
 
 from services.instruments import Instrument
-from services.ledger.numbers import MAX_INTEGER_DIGITS, NumberOutOfRange, bounded, plain
+from services.ledger.numbers import (
+    MAX_DECIMAL_PLACES,
+    MAX_INTEGER_DIGITS,
+    ZERO,
+    NumberOutOfRange,
+    bounded,
+    plain,
+)
 from services.ledger.order import OrderType, Side
 from services.runtime.errors import InvalidArgument
 from trade2026.type.v1 import order_pb2
@@ -27,6 +33,10 @@ SYMBOL: Final = re.compile(r"[A-Z0-9]{1,32}")
 _MAX_VALUE: Final = Decimal(10) ** MAX_INTEGER_DIGITS
 # A number as text: no spaces, underscores, NaN or infinity, and short enough to parse without harm.
 _NUMBER: Final = re.compile(r"[+-]?(\d{1,64}(\.\d{0,64})?|\.\d{1,64})([eE][+-]?\d{1,3})?", re.ASCII)
+# The numbers among them that keep the bounds by their form alone; nearly all do.
+_WITHIN_BOUNDS: Final = re.compile(
+    rf"\d{{1,{MAX_INTEGER_DIGITS}}}(\.\d{{1,{MAX_DECIMAL_PLACES}}})?", re.ASCII
+)
 
 SIDES: Final[Mapping["order_pb2.Side.ValueType", Side]] = {
     order_pb2.SIDE_BUY: Side.BUY,
@@ -64,8 +74,7 @@ class FlatOrder(Protocol):
     def stop_price(self) -> DecimalMessage: ...
 
 
-@dataclass(frozen=True, slots=True)
-class OrderRequest:
+class OrderRequest(NamedTuple):
     """A valid order as asked for. Quantity > 0 in units of the symbol, prices > 0 in the quote currency."""
 
     account: str
@@ -109,9 +118,10 @@ def read_order(request: FlatOrder, instruments: Mapping[str, Instrument]) -> Ord
 
 def check_value(quantity: Decimal, price: Decimal | None, stop_price: Decimal | None) -> None:
     """Raises `InvalidArgument` when quantity times a price has more than 20 integer digits."""
-    for name, number in (("price", price), ("stop_price", stop_price)):
-        if number is not None and quantity * number >= _MAX_VALUE:
-            raise InvalidArgument(name, f"times quantity must be below 10^{MAX_INTEGER_DIGITS}")
+    if price is not None and quantity * price >= _MAX_VALUE:
+        raise _too_valuable("price")
+    if stop_price is not None and quantity * stop_price >= _MAX_VALUE:
+        raise _too_valuable("stop_price")
 
 
 def read_account(account: str, field: str = "account") -> str:
@@ -151,6 +161,8 @@ def read_positive(field: str, text: str, increment: Decimal | None = None) -> De
 
 def read_number(field: str, text: str) -> Decimal:
     """The exact number in `text` with ≤ 18 decimal places and ≤ 20 integer digits, else `InvalidArgument`."""
+    if _WITHIN_BOUNDS.fullmatch(text):
+        return Decimal(text) or ZERO
     if not _NUMBER.fullmatch(text):
         raise InvalidArgument(field, "must be a finite decimal number")
     try:
@@ -186,6 +198,10 @@ def _read_type(value: "order_pb2.OrderType.ValueType", has_price: bool) -> Order
     if order_type is None:
         raise InvalidArgument("type", "must be market, limit, stop or stop_limit")
     return order_type
+
+
+def _too_valuable(field: str) -> InvalidArgument:
+    return InvalidArgument(field, f"times quantity must be below 10^{MAX_INTEGER_DIGITS}")
 
 
 def _wrongly_given(order_type: OrderType, taken: bool) -> str:

@@ -16,10 +16,14 @@ from tests.support import eventually, unique_account
 TENTH = 0.1
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one-worker", "two-workers"])
+@pytest.fixture(
+    scope="module", params=[(1, "grpcio"), (2, "native")], ids=["one-worker-grpcio", "two-workers-native"]
+)
 def platform(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """A platform with the documented limits."""
-    with Platform(tmp_path_factory.mktemp("platform"), workers=request.param) as running:
+    workers, engine = request.param
+    engines = {f"TRADE2026_{service}__SERVICE__GRPC_ENGINE": engine for service in ("RISK", "OMS")}
+    with Platform(tmp_path_factory.mktemp("platform"), engines, workers) as running:
         yield running
 
 

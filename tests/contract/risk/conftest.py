@@ -1,4 +1,4 @@
-"""The three ways in which the contract suite is run."""
+"""The four ways in which the contract suite is run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from services.risk.bootstrap import Worker
+from services.runtime.local_stack.part import Part
 from services.runtime.service import WorkerContext
 from tests.contract.risk.clients import InProcess, OverGrpc, OverRest, RiskClient
 from tests.integration.risk.platform import RiskPlatform, running_platform
@@ -18,6 +19,19 @@ from tests.support import eventually
 def _risk_platform() -> Iterator[RiskPlatform]:
     with running_platform() as platform:
         yield platform
+
+
+@pytest.fixture(scope="session")
+def native_risk(_risk_platform: RiskPlatform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Part]:
+    """A second risk beside the first, on the native gRPC engine."""
+    native = {"TRADE2026_RISK__SERVICE__GRPC_ENGINE": "native"}
+    service = _risk_platform.another_risk(tmp_path_factory.mktemp("native-risk"), native)
+    try:
+        service.start()
+        service.wait_healthy()
+        yield service
+    finally:
+        service.stop()
 
 
 @pytest.fixture
@@ -45,7 +59,8 @@ async def _in_process(platform: RiskPlatform) -> AsyncIterator[RiskClient]:
         await worker.stop()
 
 
-async def _client(way: str, platform: RiskPlatform) -> AsyncIterator[RiskClient]:
+async def _client(request: pytest.FixtureRequest, platform: RiskPlatform) -> AsyncIterator[RiskClient]:
+    way = request.param
     if way == "in_process":
         async for client in _in_process(platform):
             yield client
@@ -53,23 +68,25 @@ async def _client(way: str, platform: RiskPlatform) -> AsyncIterator[RiskClient]
     opened: RiskClient
     if way == "grpc":
         opened = OverGrpc(platform.addresses["risk"]["grpc"])
+    elif way == "native":
+        opened = OverGrpc(request.getfixturevalue("native_risk").addresses["grpc"])
     else:
         opened = OverRest(f"http://{platform.addresses['risk']['rest']}")
     yield opened
     await opened.close()
 
 
-@pytest.fixture(params=["in_process", "grpc", "rest"])
+@pytest.fixture(params=["in_process", "grpc", "native", "rest"])
 async def risk(request: pytest.FixtureRequest, platform: RiskPlatform) -> AsyncIterator[RiskClient]:
-    """risk, asked in one of the three ways."""
-    async for client in _client(request.param, platform):
+    """risk, asked in one of the four ways."""
+    async for client in _client(request, platform):
         yield client
 
 
-@pytest.fixture(params=["in_process", "grpc"])
+@pytest.fixture(params=["in_process", "grpc", "native"])
 async def reserving(request: pytest.FixtureRequest, platform: RiskPlatform) -> AsyncIterator[RiskClient]:
-    """risk, asked in one of the two ways in which orders are reserved."""
-    async for client in _client(request.param, platform):
+    """risk, asked in one of the three ways in which orders are reserved."""
+    async for client in _client(request, platform):
         yield client
 
 

@@ -9,6 +9,7 @@ import json
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -24,8 +25,8 @@ from services.questdb.schema import DAILY_BARS
 from services.risk.settings import RiskSettings
 from services.runtime.local_stack.assembly import PORTS, SERVICES, ServicePart, StackOptions, addresses
 from services.runtime.local_stack.nats import NatsServer
-from services.runtime.local_stack.part import Part, http_get
-from services.runtime.local_stack.ports import free_port_offset
+from services.runtime.local_stack.part import Part, http_get, loopback
+from services.runtime.local_stack.ports import free_port_offset, free_ports
 from services.runtime.local_stack.questdb import QuestDbServer
 from services.runtime.local_stack.valkey import ValkeyServer
 from services.runtime.settings import load_settings
@@ -39,9 +40,14 @@ VARIABLES: Final = {"TRADE2026_RISK__MONITORING__HEALTH_CHECK_INTERVAL_SEC": "0.
 class RiskService(ServicePart):
     """risk with variables of its own."""
 
-    def __init__(self, options: StackOptions, variables: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        options: StackOptions,
+        variables: Mapping[str, str],
+        where: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
         spec = next(spec for spec in SERVICES if spec.name == "risk")
-        super().__init__(spec, options, addresses(options.port_offset))
+        super().__init__(spec, options, addresses(options.port_offset) if where is None else where)
         self.variables = dict(variables)
 
     def environment(self) -> Mapping[str, str]:
@@ -59,7 +65,8 @@ class RiskPlatform:
         self.nats = NatsServer(folder / "nats", ports["nats"]["nats"], ports["nats"]["monitor"])
         questdb = ports["questdb"]
         self.questdb = QuestDbServer(folder / "questdb", questdb["http"], questdb["pg"], questdb["health"])
-        self.risk = RiskService(StackOptions(folder, offset, 1), {**VARIABLES, **(variables or {})})
+        self.options = StackOptions(folder, offset, 1)
+        self.risk = RiskService(self.options, {**VARIABLES, **(variables or {})})
 
     @property
     def servers(self) -> list[Part]:
@@ -83,6 +90,19 @@ class RiskPlatform:
         for part in (self.risk, *reversed(self.servers)):
             part.resume()
             part.stop()
+
+    def another_risk(self, folder: Path, variables: Mapping[str, str]) -> RiskService:
+        """A second risk beside the one that runs, not started, with data in `folder` and ports of its own."""
+        rest, grpc, metrics = free_ports(3)
+        where = {**self.addresses, "risk": {"rest": loopback(rest), "grpc": loopback(grpc)}}
+        own = {
+            "TRADE2026_RISK__SERVICE__PORT": str(rest),
+            "TRADE2026_RISK__SERVICE__GRPC_PORT": str(grpc),
+            "TRADE2026_RISK__MONITORING__METRICS_PORT": str(metrics),
+        }
+        return RiskService(
+            replace(self.options, data=folder), {**self.risk.variables, **variables, **own}, where
+        )
 
     def mend(self) -> None:
         """Undoes what an earlier test did: everything runs and nothing is missing but marks."""
