@@ -68,6 +68,7 @@ STAGES: Final = (
     ("grpc/", "gRPC"),
     ("pygrpc_native", "gRPC"),
     ("services/runtime/grpc_engine.py", "gRPC"),
+    ("services/runtime/grpc_native.py", "gRPC"),
     ("google/protobuf", "gRPC"),
     ("services/runtime/", "runtime"),
     ("asyncio/", "event loop"),
