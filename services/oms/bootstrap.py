@@ -48,6 +48,7 @@ from services.oms.submit import SubmitRules, Submitter
 from services.oms.tasks import end
 from services.questdb.fill_store import FillStore
 from services.questdb.orders_log_store import OrdersLogStore
+from services.questdb.resume import keep_resumed
 from services.runtime.connections import NatsClient, open_nats, open_questdb, open_valkey
 from services.runtime.health import HealthBoard
 from services.runtime.ids import new_ulid
@@ -342,6 +343,8 @@ class Worker:
         batch, flush = questdb.batch_size, questdb.flush_interval_sec
         fills = FillStore(nats, publisher, self._questdb, batch_size=batch, flush_interval_sec=flush)
         log = OrdersLogStore(nats, publisher, self._questdb, batch_size=batch, flush_interval_sec=flush)
+        resuming = self._context.own(keep_resumed(self._questdb), "resume tables")
+        self._closings.append(lambda: end(resuming))
         for store, name in ((fills, "fill store"), (log, "orders log")):
             self._closings.append(ending(store.stop, self._context.own(store.run(), name)))
         return log

@@ -7,6 +7,7 @@ import contextlib
 import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass
@@ -46,11 +47,13 @@ class FaultyProxy:
         self.talking = asyncio.Event()
         """While it is not set, nothing that the server says gets through."""
         self.talking.set()
+        self.refusing = False
+        """While set, new connections break at once."""
         self.released = 0
         """Late pieces that the server has taken."""
         self.url = ""
 
-    async def __aenter__(self) -> FaultyProxy:
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
         self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
@@ -62,14 +65,22 @@ class FaultyProxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def break_all(self) -> None:
+        """Breaks every connection that is open."""
+        for task in list(self._tasks):
+            task.cancel()
+
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        if self.refusing:
+            writer.transport.abort()
+            return
         self._tasks.add(task)
         try:
             await self._serve(reader, writer)
-        except (OSError, asyncio.CancelledError):
-            pass
+        except (OSError, RuntimeError, asyncio.CancelledError):
+            pass  # RuntimeError: so uvloop says that a connection was closed before
         finally:
             self._tasks.discard(task)
             writer.transport.abort()
@@ -119,7 +130,7 @@ class FaultyProxy:
 
 
 async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter, open_way: asyncio.Event) -> None:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RuntimeError):
         while data := await source.read(1 << 16):
             await open_way.wait()
             target.write(data)

@@ -1,0 +1,215 @@
+"""The platform's callers: seeded traffic over gRPC and REST, with the habits of real clients.
+
+A caller repeats a request whose outcome it does not know under the same client order id. Sometimes it gives
+up, or goes away in the middle of a call, or asks again for an order long answered, or uses an id twice by
+mistake. Everything that it sees goes into the history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any, Final
+
+from tests.robustness.history import Answer, Attempt, CancelAttempt, History, Intent, Look, Told
+from tests.robustness.validator import PASSING_REASONS
+from tests.robustness.wire import Grpc, Rest
+
+REPEAT_FOR_SEC: Final = 20.0
+"""How long a caller asks again for an outcome that it does not know."""
+SIDES: Final = ("buy", "sell")
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """Chances of what a caller does next and how it takes answers."""
+
+    batch: float = 0.1
+    cancel: float = 0.2
+    look: float = 0.08
+    ask_again: float = 0.05
+    reuse_id: float = 0.02
+    go_away: float = 0.04
+    give_up: float = 0.1
+    rest: float = 0.4
+    too_large: float = 0.03
+
+
+class Caller:
+    """One client with connections of its own."""
+
+    def __init__(
+        self,
+        name: str,
+        seed: int,
+        grpc: Grpc,
+        rest: Rest,
+        history: History,
+        accounts: Sequence[str],
+        marks: Mapping[str, Decimal],
+        pause_sec: float,
+    ) -> None:
+        """`accounts`: the first is the hot one. `pause_sec`: mean time between an answer and the next
+        request."""
+        self._name = name
+        self._choose = random.Random(f"{seed}/{name}")
+        self._grpc = grpc
+        self._rest = rest
+        self._history = history
+        self._accounts = accounts
+        self._marks = marks
+        self._pause_sec = pause_sec
+        self._habits = Habits()
+        self._count = 0
+        self._answered: list[Intent] = []
+        self._working: list[str] = []
+        self._known: list[str] = []
+
+    async def run(self, until: asyncio.Event) -> None:
+        """Sends requests until the event, then finishes what is on its way."""
+        while not until.is_set():
+            await self._act()
+            await asyncio.sleep(self._choose.expovariate(1 / self._pause_sec))
+
+    async def _act(self) -> None:
+        habits = self._habits
+        chance = self._choose.random()
+        for likely, act in (
+            (habits.batch, self._submit_batch),
+            (habits.cancel, self._cancel),
+            (habits.look, self._look),
+            (habits.ask_again, self._ask_again),
+            (habits.reuse_id, self._reuse_id),
+            (habits.go_away, self._go_away),
+        ):
+            if chance < likely:
+                await act()
+                break
+            chance -= likely
+        else:
+            await self._submit(self.intent())
+
+    def intent(self) -> Intent:
+        """A new order."""
+        choose = self._choose
+        self._count += 1
+        hot = choose.random() < 0.5
+        symbol = choose.choice(("BTCUSDT", "BTCUSDT", "ETHUSDT", "SOLUSDT"))
+        side = choose.choice(SIDES)
+        kind = choose.choice(("market", "market", "limit", "limit", "limit", "limit", "stop", "stop_limit"))
+        mark = self._marks[symbol]
+        quantity = Decimal(choose.randrange(1, 20)) / 100
+        if choose.random() < self._habits.too_large:
+            quantity = Decimal(9_000)
+        # A limit a little on the near side executes at once, one on the far side may rest to its end.
+        far = mark * Decimal(choose.randrange(-30, 100)) / 10_000
+        limit = (mark - far if side == "buy" else mark + far).quantize(Decimal("0.01"))
+        beyond = mark * Decimal(choose.randrange(5, 500)) / 10_000
+        stop = (mark + beyond if side == "buy" else mark - beyond).quantize(Decimal("0.01"))
+        return Intent(
+            client_order_id=f"{self._name}-{self._count}",
+            account=self._accounts[0] if hot else choose.choice(self._accounts),
+            symbol=symbol,
+            side=side,
+            type=kind,
+            quantity=quantity,
+            price=limit if kind in ("limit", "stop_limit") else None,
+            stop_price=stop if kind in ("stop", "stop_limit") else None,
+        )
+
+    async def _submit(self, intent: Intent) -> None:
+        """Until an outcome is known, the caller loses patience, or a rejection is taken as final."""
+        deadline = time.monotonic() + REPEAT_FOR_SEC
+        pause = 0.05
+        while time.monotonic() < deadline:
+            answer = await self._try(intent)
+            if answer.told in (Told.SUBMITTED, Told.CONFLICT, Told.ERROR):
+                return
+            if answer.told is Told.REJECTED:
+                if answer.reason not in PASSING_REASONS or self._choose.random() < 0.5:
+                    return
+            elif self._choose.random() < self._habits.give_up:
+                return
+            await asyncio.sleep(pause * self._choose.uniform(0.8, 1.2))
+            pause = min(2 * pause, 1.0)
+
+    async def _try(self, intent: Intent) -> Answer:
+        by_rest = self._choose.random() < self._habits.rest
+        began = time.monotonic()
+        answer = await (self._rest.submit(intent) if by_rest else self._grpc.submit(intent))
+        self._note(intent, "rest" if by_rest else "grpc", began, answer)
+        return answer
+
+    def _note(self, intent: Intent, way: str, began: float, answer: Answer) -> None:
+        attempt = Attempt(intent, way, began, time.monotonic(), answer)
+        self._history.attempts[intent.client_order_id].append(attempt)
+        if answer.told is Told.SUBMITTED:
+            self._known.append(answer.order_id)
+            self._working.append(answer.order_id)
+            self._answered.append(intent)
+
+    async def _submit_batch(self) -> None:
+        left = [self.intent() for _ in range(self._choose.randrange(2, 12))]
+        for _ in range(5):
+            began = time.monotonic()
+            by_rest = self._choose.random() < self._habits.rest
+            answers = await (self._rest.submit_all(left) if by_rest else self._grpc.submit_all(left))
+            for intent, answer in zip(left, answers, strict=True):
+                self._note(intent, "batch", began, answer)
+            open_ones = (Told.UNKNOWN, Told.NOTHING_DONE)
+            left = [i for i, answer in zip(left, answers, strict=True) if answer.told in open_ones]
+            if not left:
+                return
+            await asyncio.sleep(self._choose.uniform(0.1, 0.5))
+
+    async def _cancel(self) -> None:
+        if not self._working:
+            return
+        order_id = self._working.pop(self._choose.randrange(len(self._working)))
+        by_rest = self._choose.random() < self._habits.rest
+        for _ in range(6):
+            began = time.monotonic()
+            told, detail = await (self._rest.cancel(order_id) if by_rest else self._grpc.cancel(order_id))
+            self._history.cancels.append(CancelAttempt(order_id, began, time.monotonic(), told, detail))
+            if told != "unknown":
+                return
+            await asyncio.sleep(self._choose.uniform(0.1, 0.8))
+
+    async def _look(self) -> None:
+        if not self._known:
+            return
+        order_id = self._known[-1 - int(self._choose.random() ** 2 * len(self._known))]
+        began = time.monotonic()
+        seen = await self._grpc.look(order_id)
+        if seen is not None:
+            state, cumulative = seen
+            look = Look(order_id, began, time.monotonic(), state, cumulative, missing=not state)
+            self._history.looks.append(look)
+
+    async def _ask_again(self) -> None:
+        if self._answered:
+            await self._submit(self._choose.choice(self._answered))
+
+    async def _reuse_id(self) -> None:
+        if self._answered:
+            earlier = self._choose.choice(self._answered)
+            await self._try(replace(earlier, quantity=earlier.quantity + Decimal("0.01")))
+
+    async def _go_away(self) -> None:
+        """Cancels its own call in the middle; asks again, or never does."""
+        intent = self.intent()
+        began = time.monotonic()
+        call: asyncio.Task[Any] = asyncio.create_task(self._grpc.submit(intent))
+        await asyncio.wait({call}, timeout=self._choose.uniform(0.0, 0.03))
+        if call.done():
+            self._note(intent, "grpc", began, call.result())
+            return
+        call.cancel()
+        await asyncio.wait({call})
+        self._note(intent, "grpc", began, Answer(Told.UNKNOWN, detail="the caller went away"))
+        if self._choose.random() < 0.5:
+            await self._submit(intent)

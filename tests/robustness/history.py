@@ -1,0 +1,169 @@
+"""What the callers saw: every request with when it began and ended and what it was answered, every drop copy.
+
+Nothing here is asked of the platform behind the callers' back; `observed.py` holds that side. Times are
+`time.monotonic()` seconds of the one process that all callers run in.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import StrEnum
+
+
+class Told(StrEnum):
+    """What a caller knows after a request."""
+
+    SUBMITTED = "submitted"
+    REJECTED = "rejected"
+    CONFLICT = "conflict"
+    """The client order id belongs to other terms."""
+    NOTHING_DONE = "nothing_done"
+    """RESOURCE_EXHAUSTED: overload, or a full journal."""
+    UNKNOWN = "unknown"
+    """UNAVAILABLE, a deadline, a lost connection: anything may have happened."""
+    ERROR = "error"
+    """An answer that the contract does not give to a valid request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """An order as its caller wants it."""
+
+    client_order_id: str
+    account: str
+    symbol: str
+    side: str
+    type: str
+    quantity: Decimal
+    price: Decimal | None = None
+    stop_price: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one submission was answered; `reason` of a rejection, `detail` of an error."""
+
+    told: Told
+    order_id: str = ""
+    reason: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One submission of an intent. `way`: grpc, batch or rest."""
+
+    intent: Intent
+    way: str
+    began: float
+    ended: float
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAttempt:
+    """One cancel. `told`: asked (the order is pending_cancel), ended, missing, unknown or error."""
+
+    order_id: str
+    began: float
+    ended: float
+    told: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """An order as GetOrder told it. `missing`: it told NOT_FOUND."""
+
+    order_id: str
+    began: float
+    ended: float
+    state: str
+    cumulative: Decimal
+    missing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedFill:
+    """A trade in a drop copy."""
+
+    fill_id: str
+    symbol: str
+    side: str
+    quantity: Decimal
+    price: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedOrder:
+    """The terms of an order in a drop copy."""
+
+    client_order_id: str
+    symbol: str
+    side: str
+    type: str
+    quantity: Decimal
+    price: Decimal | None
+    stop_price: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """One event of a drop copy."""
+
+    sequence: int
+    kind: str
+    order_id: str
+    state: str
+    reason: str
+    fill: CopiedFill | None
+    order: CopiedOrder | None
+
+
+@dataclass(slots=True)
+class DropCopy:
+    """What one follower received of one account, in the order of arrival."""
+
+    follower: str
+    events: list[Copied] = field(default_factory=list)
+    resumed: int = 0
+    complaints: list[str] = field(default_factory=list)
+    """Gaps, repetitions and heartbeats that contradict what was received."""
+
+    @property
+    def last(self) -> int:
+        """Number of the last event; 0 before the first."""
+        return self.events[-1].sequence if self.events else 0
+
+    def receive(self, event: Copied) -> None:
+        """Notes an event; numbers must follow each other without gap."""
+        if event.sequence != self.last + 1:
+            self.complaints.append(
+                f"{self.follower} received {event.sequence} after {self.last} (resumed {self.resumed} times)"
+            )
+            if event.sequence <= self.last:
+                return
+        self.events.append(event)
+
+    def heartbeat(self, sequence: int) -> None:
+        """A heartbeat names the last event that was sent on its stream; a fresh stream has sent none."""
+        if sequence not in (0, self.last):
+            self.complaints.append(f"{self.follower}: heartbeat says {sequence}, received up to {self.last}")
+
+
+@dataclass(slots=True)
+class History:
+    """Everything that the callers of one round saw."""
+
+    attempts: dict[str, list[Attempt]] = field(default_factory=lambda: defaultdict(list))
+    """By client order id, in the order of their ends."""
+    cancels: list[CancelAttempt] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
+    copies: dict[str, list[DropCopy]] = field(default_factory=lambda: defaultdict(list))
+    """By account."""
+
+    def of_account(self, account: str) -> list[list[Attempt]]:
+        """The attempts of each client order id of an account."""
+        return [tries for tries in self.attempts.values() if tries[0].intent.account == account]

@@ -1,0 +1,255 @@
+"""How callers speak to oms: one request each, its answer as a caller understands it. No repetition here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any, Final, Self
+
+import grpc
+import httpx
+
+from tests.robustness.history import Answer, Copied, CopiedFill, CopiedOrder, Intent, Told
+from trade2026.client import CHANNEL_OPTIONS, new_order
+from trade2026.oms.v1 import order_pb2, order_service_pb2_grpc
+from trade2026.type.v1 import order_pb2 as type_pb2
+
+CALL_TIMEOUT_SEC: Final = 3.0
+
+_NO_OUTCOME: Final = frozenset(
+    {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}
+)
+_DETAILS_KEY: Final = "grpc-status-details-bin"
+
+
+def _short(enum: Any, number: int, prefix: str) -> str:
+    return str(enum.Name(number)).removeprefix(prefix).lower() if number else ""
+
+
+def _state(number: int) -> str:
+    return _short(type_pb2.OrderState, number, "ORDER_STATE_")
+
+
+def _side(number: int) -> str:
+    return _short(type_pb2.Side, number, "SIDE_")
+
+
+def _failed(error: grpc.aio.AioRpcError) -> Answer:
+    code, detail = error.code(), f"{error.code().name}: {error.details()}"
+    if code in _NO_OUTCOME:
+        return Answer(Told.UNKNOWN, detail=detail)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return Answer(Told.NOTHING_DONE, detail=detail)
+    if code is grpc.StatusCode.ALREADY_EXISTS:
+        return Answer(Told.CONFLICT, detail=detail)
+    said_by_oms = any(key == _DETAILS_KEY for key, _ in error.trailing_metadata() or ())
+    # A broken connection may show as INTERNAL or UNKNOWN; then it carries no words of the service.
+    return Answer(Told.ERROR if said_by_oms else Told.UNKNOWN, detail=detail)
+
+
+def _answered(response: order_pb2.SubmitOrderResponse) -> Answer:
+    if response.status == order_pb2.SUBMIT_STATUS_SUBMITTED:
+        return Answer(Told.SUBMITTED, response.order_id)
+    if response.status == order_pb2.SUBMIT_STATUS_REJECTED:
+        reason = _short(type_pb2.DenialReason, response.reason, "DENIAL_REASON_")
+        return Answer(Told.REJECTED, response.order_id, reason, response.message)
+    return Answer(Told.ERROR, detail=f"status {response.status}")
+
+
+def _of_batch(result: order_pb2.SubmitOrderResult) -> Answer:
+    if result.HasField("response"):
+        return _answered(result.response)
+    return _by_code(result.error.code, result.error.message)
+
+
+_CODES: Final = {4: Told.UNKNOWN, 14: Told.UNKNOWN, 1: Told.UNKNOWN, 8: Told.NOTHING_DONE, 6: Told.CONFLICT}
+
+
+def _by_code(code: int, detail: str) -> Answer:
+    return Answer(_CODES.get(code, Told.ERROR), detail=f"{code}: {detail}")
+
+
+def _request(intent: Intent) -> order_pb2.SubmitOrderRequest:
+    return new_order(
+        intent.account,
+        intent.symbol,
+        intent.side,  # type: ignore[arg-type]
+        intent.quantity,
+        price=intent.price,
+        type=intent.type,  # type: ignore[arg-type]
+        stop_price=intent.stop_price,
+        client_order_id=intent.client_order_id,
+    )
+
+
+class Grpc:
+    """A channel of its own."""
+
+    def __init__(self, target: str) -> None:
+        self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self.stub: Any = order_service_pb2_grpc.OrderServiceStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._channel.close()
+
+    async def submit(self, intent: Intent) -> Answer:
+        try:
+            return _answered(await self.stub.SubmitOrder(_request(intent), timeout=CALL_TIMEOUT_SEC))
+        except grpc.aio.AioRpcError as error:
+            return _failed(error)
+
+    async def submit_all(self, intents: Sequence[Intent]) -> list[Answer]:
+        request = order_pb2.BatchSubmitOrdersRequest(requests=map(_request, intents))
+        try:
+            answer = await self.stub.BatchSubmitOrders(request, timeout=CALL_TIMEOUT_SEC)
+        except grpc.aio.AioRpcError as error:
+            return [_failed(error)] * len(intents)
+        return [_of_batch(result) for result in answer.results]
+
+    async def cancel(self, order_id: str) -> tuple[str, str]:
+        try:
+            await self.stub.CancelOrder(
+                order_pb2.CancelOrderRequest(order_id=order_id), timeout=CALL_TIMEOUT_SEC
+            )
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
+                return "ended", ""
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return "missing", str(error.details())
+            failed = _failed(error)
+            return "error" if failed.told is Told.ERROR else "unknown", failed.detail
+        return "asked", ""
+
+    async def look(self, order_id: str) -> tuple[str, Decimal] | None:
+        """State and executed quantity; an empty state for NOT_FOUND, None for no answer."""
+        try:
+            answer = await self.stub.GetOrder(order_pb2.GetOrderRequest(order_id=order_id), timeout=2.0)
+        except grpc.aio.AioRpcError as error:
+            return ("", Decimal(0)) if error.code() is grpc.StatusCode.NOT_FOUND else None
+        return _state(answer.order.state), Decimal(answer.order.cumulative_quantity.value or 0)
+
+
+class Rest:
+    """A pool of connections of its own."""
+
+    def __init__(self, root: str) -> None:
+        self._client = httpx.AsyncClient(base_url=root, timeout=CALL_TIMEOUT_SEC)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.aclose()
+
+    async def _call(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        """HTTP status and JSON; status 0 when no whole answer came."""
+        try:
+            content = None if body is None else json.dumps(body)
+            headers = {"content-type": "application/json"}
+            response = await self._client.request(method, path, content=content, headers=headers)
+            return response.status_code, json.loads(response.text, parse_float=Decimal)
+        except (httpx.TransportError, ValueError) as error:
+            return 0, {"message": repr(error), "code": 14}
+
+    async def submit(self, intent: Intent) -> Answer:
+        status, answer = await self._call("POST", "/orders", _body(intent))
+        if status == 200:
+            return _of_json(answer)
+        return _by_code(answer.get("code", 13), str(answer.get("message")))
+
+    async def submit_all(self, intents: Sequence[Intent]) -> list[Answer]:
+        body = {"requests": [_body(intent) for intent in intents]}
+        status, answer = await self._call("POST", "/orders:batch", body)
+        if status != 200:
+            return [_by_code(answer.get("code", 13), str(answer.get("message")))] * len(intents)
+        return [
+            _of_json(result["response"])
+            if "response" in result
+            else _by_code(result["error"]["code"], result["error"]["message"])
+            for result in answer["results"]
+        ]
+
+    async def cancel(self, order_id: str) -> tuple[str, str]:
+        status, answer = await self._call("DELETE", f"/orders/{order_id}")
+        if status == 200:
+            return "asked", ""
+        detail = str(answer.get("message"))
+        return _CANCELED.get(answer.get("code", 13), "error"), detail
+
+
+_CANCELED: Final = {9: "ended", 5: "missing", 1: "unknown", 4: "unknown", 8: "unknown", 14: "unknown"}
+
+
+def _of_json(answer: Any) -> Answer:
+    if answer["status"] == "submitted":
+        return Answer(Told.SUBMITTED, answer["order_id"])
+    return Answer(Told.REJECTED, answer.get("order_id", ""), answer["reason"], answer.get("message", ""))
+
+
+def _body(intent: Intent) -> dict[str, Any]:
+    numbers = {"quantity": intent.quantity, "price": intent.price, "stop_price": intent.stop_price}
+    return {
+        "account": intent.account,
+        "symbol": intent.symbol,
+        "side": intent.side,
+        "type": intent.type,
+        "client_order_id": intent.client_order_id,
+        # At most eight digits: their shortest float text is the number itself.
+        **{name: float(number) for name, number in numbers.items() if number is not None},
+    }
+
+
+def copied(message: order_pb2.StreamExecutionsResponse) -> Copied:
+    """An event of a gRPC drop copy."""
+    event = message.event
+    fill, order = None, None
+    if event.HasField("fill"):
+        its = event.fill
+        quantity, price = Decimal(its.quantity.value), Decimal(its.price.value)
+        fill = CopiedFill(its.fill_id, its.symbol, _side(its.side), quantity, price)
+    if event.HasField("order"):
+        whole = event.order
+        order = CopiedOrder(
+            whole.client_order_id,
+            whole.symbol,
+            _side(whole.side),
+            _short(type_pb2.OrderType, whole.type, "ORDER_TYPE_"),
+            Decimal(whole.quantity.value),
+            Decimal(whole.price.value) if whole.HasField("price") else None,
+            Decimal(whole.stop_price.value) if whole.HasField("stop_price") else None,
+        )
+    return Copied(
+        message.sequence, event.kind, event.order_id, _state(event.state), event.reason, fill, order
+    )
+
+
+def copied_json(message: Any) -> Copied:
+    """The same of a REST drop copy."""
+    event = message["event"]
+    fill, order = None, None
+    if (its := event.get("fill")) is not None:
+        quantity, price = Decimal(its["quantity"]), Decimal(its["price"])
+        fill = CopiedFill(its["fill_id"], its["symbol"], its["side"], quantity, price)
+    if (whole := event.get("order")) is not None:
+        order = CopiedOrder(
+            whole.get("client_order_id", ""),
+            whole["symbol"],
+            whole["side"],
+            whole["type"],
+            Decimal(whole["quantity"]),
+            Decimal(whole["price"]) if "price" in whole else None,
+            Decimal(whole["stop_price"]) if "stop_price" in whole else None,
+        )
+    return Copied(
+        int(message["sequence"]),
+        event["kind"],
+        event.get("order_id", ""),
+        event.get("state", ""),
+        event.get("reason", ""),
+        fill,
+        order,
+    )
