@@ -10,7 +10,7 @@ GRPCURL_VERSION           := v1.9.3
 GRPC_HEALTH_PROBE_VERSION := v0.4.40
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down test lint format proto perf gate tools lock clean
+.PHONY: help install demo up down test robustness lint format proto perf gate tools lock clean
 
 help: ## list the tasks
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1|/' | while IFS='|' read -r task text; do printf '  make %-10s %s\n' "$$task" "$$text"; done
@@ -34,6 +34,9 @@ down: install ## stop a platform that runs in the background
 
 test: install ## every test that needs no root
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+robustness: install ## break the real platform for half an hour (ROBUSTNESS_SECONDS, ROBUSTNESS_SEED); writes docs/robustness.md
+	$(BIN)/python -m tests.robustness robustness-report docs/robustness.md
 
 lint: install ## format, lint, types, import rules, generated code
 	$(BIN)/ruff format --check .

@@ -4,8 +4,9 @@ Invariants, whatever dies or stays silent in between:
 
 - Nothing is published before its reservation is known to be committed.
 - Only the worker that reserved publishes, so an order is published by one process or by none.
-- `rejected` is answered only for an order that can never reach the venue; `submitted` only for one that the
-  journal of orders holds. Everything else is told as unknown, with the order id.
+- `rejected` is answered only for an order that can never reach the venue, and, under a client order id, when
+  the ledger knows of no earlier order; `submitted` only for one that the journal of orders holds. Everything
+  else is told as unknown, with the order id.
 - Once begun, a submission runs to its end: neither the client's cancellation nor a stop interrupts it.
 """
 
@@ -184,14 +185,10 @@ class Submitter:
                 self._record.answered(order, (time.perf_counter() - started) * 1000, outcome)
 
     async def _carry_out(self, order: Order, request: order_pb2.SubmitOrderRequest) -> Outcome:
-        if order.account not in self._opened and not await self._open_account(order.account):
-            return Rejected(
-                order.order_id,
-                order.client_order_id,
-                "ledger_unavailable",
-                "the account cannot be read or opened; nothing was reserved",
-            )
         try:
+            if order.account not in self._opened and not await self._open_account(order.account):
+                message = "the account cannot be read or opened; nothing was reserved"
+                return await self._denied(order, "ledger_unavailable", message)
             if self._risk is None:
                 return await self._reserve_unchecked(order, "risk_service.enabled is false")
             sent = time.perf_counter()
@@ -231,6 +228,8 @@ class Submitter:
         if not response.approved:
             reason = REASON_NAMES.get(response.reason, "risk_check_failed")
             self._record.risk_check(order, "denied", answer.latency_ms, reason)
+            if reason == "ledger_unavailable":
+                return await self._denied(order, reason, response.message)
             return Rejected(order.order_id, order.client_order_id, reason, response.message)
         self._record.risk_check(order, "approved", answer.latency_ms)
         protection = (
@@ -242,7 +241,7 @@ class Submitter:
         if not self._rules.fail_closed:
             return await self._reserve_unchecked(order, failure.reason)
         if isinstance(failure, RiskUnreachable):
-            return Rejected(order.order_id, order.client_order_id, failure.reason, failure.message)
+            return await self._denied(order, failure.reason, failure.message)
         given_up = await self._settled(Abandon(order, failure.reason, failure.message), order)
         if given_up.is_open:
             # Not this submission's doing, which has published nothing: the sweeper is canceling it.
@@ -253,9 +252,7 @@ class Submitter:
         try:
             held = await self._settled(Reserve(replace(order, unchecked=True), self._assess), order)
         except LedgerUnavailable:
-            return Rejected(
-                order.order_id, order.client_order_id, "ledger_unavailable", "the account cannot be read"
-            )
+            return await self._denied(order, "ledger_unavailable", "the account cannot be read")
         if held.unchecked and held.state is not OrderState.DENIED:
             self._record.unchecked(order, why)
         if not held.is_open:
@@ -264,15 +261,36 @@ class Submitter:
             raise OutcomeUnknown(order, f"order {order.order_id} is {held.state}")
         return await self._publish(order, held.terms.protection_price)
 
-    async def _settled(self, command: Abandon | Reserve, order: Order) -> Order:
+    async def _denied(self, order: Order, reason: str, message: str) -> Rejected:
+        """Rejects an order of which nothing was reserved, and of which the ledger was not asked.
+
+        A request with a client order id may repeat one whose order lives. Only the ledger can tell; while it
+        cannot be asked, the outcome is unknown.
+        """
+        if order.client_order_id:
+            try:
+                await self._settled(Abandon(order, reason, message), order, gives_up=True)
+            except LedgerUnavailable:
+                raise OutcomeUnknown(
+                    order,
+                    f"{message}; whether client order id {order.client_order_id} was used before cannot be"
+                    " read; ask again",
+                ) from None
+        return Rejected(order.order_id, order.client_order_id, reason, message)
+
+    async def _settled(
+        self, command: Abandon | Reserve, order: Order, *, gives_up: bool | None = None
+    ) -> Order:
         """Runs `command` until it is answered; the order as it stands then.
 
         Raises `_Repeated` and `AlreadyExists` when the client order id belongs to another order, and
-        `OutcomeUnknown` when no answer comes for `SETTLE_SEC`. `LedgerUnavailable` leaves only a `Reserve`,
-        which certainly did nothing then.
+        `OutcomeUnknown` when no answer comes for `SETTLE_SEC`. With `gives_up` (by default that of a
+        `Reserve`), `LedgerUnavailable` says that it certainly did nothing.
         """
+        if gives_up is None:
+            gives_up = isinstance(command, Reserve)
         try:
-            outcome = await settled(self._ledger, command, self._clock, gives_up=isinstance(command, Reserve))
+            outcome = await settled(self._ledger, command, self._clock, gives_up=gives_up)
         except CommitUnknown:
             raise OutcomeUnknown(
                 order, f"what became of order {order.order_id} is not known; ask again"

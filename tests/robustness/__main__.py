@@ -1,4 +1,6 @@
-"""`python -m tests.robustness [REPORT_FOLDER]`: a run, its report, exit status 1 when anything was violated.
+"""`python -m tests.robustness [FOLDER [SUMMARY]]`: a run, its report, status 1 when anything was violated.
+
+The report goes to FOLDER (default `robustness-report`), its Markdown to the file SUMMARY too.
 
 Variables: `ROBUSTNESS_SECONDS` (default 1800), `ROBUSTNESS_SEED` (default by chance, printed at the start),
 `ROBUSTNESS_RATE` (requests a second, default 30), `ROBUSTNESS_KEEP` (a folder for data and logs that stays).
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import uvloop
 
-from tests.robustness.report import write
+from tests.robustness.report import markdown, write
 from tests.robustness.run import Options, run
 
 
@@ -29,6 +31,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="robustness-", ignore_cleanup_errors=True) as temporary:
         result = uvloop.run(run(Path(kept or temporary), options))
     write(report, result)
+    if len(sys.argv) > 2:
+        Path(sys.argv[2]).write_text(markdown(result))
     print(f"{len(result.violations)} violations; report in {report}")
     return 1 if result.violations or result.too_slow else 0
 

@@ -64,6 +64,7 @@ WAYS: Final[Mapping[str, tuple[str, str, str]]] = {
     "oms>valkey": ("oms", "valkey", "redis"),
     "oms>nats": ("oms", "nats", "nats"),
     "oms>questdb": ("oms", "questdb", "pg"),
+    "oms>questdb.http": ("oms", "questdb", "http"),
     "risk>valkey": ("risk", "valkey", "redis"),
     "risk>nats": ("risk", "nats", "nats"),
     "risk>questdb": ("risk", "questdb", "pg"),

@@ -48,7 +48,7 @@ class Options:
     seed: int
     rate: float = 30.0
     faults: tuple[tuple[Fault, ...], ...] = ()
-    """Instead of the seeded plan."""
+    """Instead of the seeded plan: one round with these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Run:
         everybody: list[tuple[History, list[str]]] = []
         async with Observer(self._platform.where, target) as observer:
             number = 0
-            while number == 0 or self._left() > 10:
+            while number == 0 or (self._left() > 10 and not self._options.faults):
                 number += 1
                 everybody.append(await self._round(number, observer))
             accounts = [account for _, some in everybody for account in some]
@@ -170,7 +170,7 @@ class Run:
                 for index in range(CALLERS)
             ]
             calling = [asyncio.create_task(caller.run(stop)) for caller in callers]
-            await self._hurt(min(ROUND_SEC, self._left()), probe)
+            await self._hurt(self._left() if self._options.faults else min(ROUND_SEC, self._left()), probe)
             stop.set()
             await asyncio.gather(*calling)
             self._count_attempts(history)

@@ -28,7 +28,8 @@ class _Suspendable(QuestDbServer):
 
 @pytest.fixture
 def questdb(tmp_path: Path) -> Iterator[QuestDbServer]:
-    with _Suspendable(tmp_path, *free_ports(3)) as server:
+    http, pg, health = free_ports(3)
+    with _Suspendable(tmp_path, http, pg, health) as server:
         yield server
 
 

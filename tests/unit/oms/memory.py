@@ -25,6 +25,8 @@ from services.oms.risk_client import Answer
 from services.runtime.clock import Clock
 from trade2026.risk.v1 import risk_pb2
 
+_PASSING = frozenset({"risk_timeout", "risk_error", "not_published", "ledger_unavailable"})
+
 
 class MemoryLedger:
     """Accounts in memory. `fail` is asked before and after each command; what it raises is raised."""
@@ -56,7 +58,7 @@ class MemoryLedger:
     def _holder(self, order: Order) -> Order | None:
         for held in self.orders.values():
             same = (held.account, held.client_order_id) == (order.account, order.client_order_id)
-            if same and held.reason not in ("risk_timeout", "risk_error", "not_published"):
+            if same and held.reason not in _PASSING:
                 return held
         return None
 

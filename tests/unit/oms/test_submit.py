@@ -217,6 +217,53 @@ async def test_an_order_that_the_sweeper_cancels_meanwhile_is_told_as_unknown(de
         await desk.submit()
 
 
+async def test_a_repeated_order_is_told_its_outcome_although_risk_cannot_be_reached(desk: Desk) -> None:
+    first = await desk.submit("mine")
+
+    def unreachable(request: risk_pb2.ReserveRequest) -> Answer:
+        raise RiskUnreachable("risk_error", "nobody there")
+
+    desk.risk.script = unreachable
+    assert isinstance(first, Submitted)
+    assert await desk.submit("mine") == first
+    assert desk.venue.sent == [first.order_id]
+
+
+async def test_a_repeated_order_is_told_its_outcome_although_risk_cannot_read_the_ledger(desk: Desk) -> None:
+    first = await desk.submit("mine")
+    denied = risk_pb2.ReserveResponse(reason=type_pb2.DENIAL_REASON_LEDGER_UNAVAILABLE, message="not read")
+    desk.risk.script = lambda request: Answer(_named(denied, request), 1.0)
+    assert await desk.submit("mine") == first
+    second = await desk.submit("other")
+    assert isinstance(second, Rejected)
+    assert second.reason == "ledger_unavailable"
+
+
+async def test_an_order_that_may_be_a_repeated_one_is_unknown_while_the_ledger_cannot_be_asked(
+    desk: Desk,
+) -> None:
+    def unreachable(request: risk_pb2.ReserveRequest) -> Answer:
+        raise RiskUnreachable("risk_error", "nobody there")
+
+    def gone(command: Command) -> None:
+        raise LedgerUnavailable("gone")
+
+    desk.risk.script = unreachable
+    desk.ledger.before = gone
+    with pytest.raises(OutcomeUnknown, match="client order id mine"):
+        await desk.submit("mine")
+    outcome = await desk.submit()
+    assert isinstance(outcome, Rejected)
+    assert outcome.reason == "risk_error"
+
+
+def _named(response: risk_pb2.ReserveResponse, request: risk_pb2.ReserveRequest) -> risk_pb2.ReserveResponse:
+    named = risk_pb2.ReserveResponse()
+    named.CopyFrom(response)
+    named.order_id = request.order_id
+    return named
+
+
 async def test_an_order_of_which_nothing_was_sent_is_rejected_without_a_trace(desk: Desk) -> None:
     def unreachable(request: risk_pb2.ReserveRequest) -> Answer:
         raise RiskUnreachable("risk_error", "nobody there")
