@@ -16,8 +16,7 @@ from typing import Final, Protocol
 from services.ledger.commands import Command, Effect, Outcome, RepeatAmend, RequestCancel
 from services.ledger.deadline import due_ns, has_expired
 from services.ledger.errors import LedgerError
-from services.ledger.order import Order, OrderState
-from services.oms.dispatch import Dispatch
+from services.ledger.order import Order, OrderState, Terms
 from services.runtime.clock import Clock
 from services.runtime.publisher import PublishError
 from services.runtime.telemetry import counter, get_logger
@@ -27,13 +26,6 @@ PAGE: Final = 100
 FORGET_SEC: Final = 60.0
 AMENDMENT_REPEATS: Final = 5
 """How often an amendment without an answer is sent again before its order is canceled."""
-
-_REASONS: Final = {
-    OrderState.PENDING_NEW: "venue_silent",
-    OrderState.PENDING_REPLACE: "venue_silent",
-    OrderState.NEW: "expired",
-    OrderState.PARTIALLY_FILLED: "expired",
-}
 
 _swept: Final = counter("oms_swept_orders", "Overdue orders that were canceled at the venue.", ("state",))
 _repeated: Final = counter("oms_repeated_amendments", "Overdue amendments that were sent to the venue again.")
@@ -50,11 +42,19 @@ class Ledger(Protocol):
     async def forget_ended(self, partition: int, now_ns: int, limit: int = 1000) -> int: ...
 
 
+class Sender(Protocol):
+    """What the sweeper needs of the way to the venue; `Dispatch` is it."""
+
+    async def send_cancel(self, order: Order) -> object: ...
+
+    async def send_replace(self, order: Order, revision: int, terms: Terms) -> object: ...
+
+
 class Sweeper:
     """Looks after the partitions that this worker owns."""
 
     def __init__(
-        self, ledger: Ledger, dispatch: Dispatch, owned: Callable[[], Collection[int]], clock: Clock
+        self, ledger: Ledger, dispatch: Sender, owned: Callable[[], Collection[int]], clock: Clock
     ) -> None:
         """`owned` tells the partitions owned now."""
         self._ledger = ledger
@@ -90,12 +90,11 @@ class Sweeper:
                 return swept
 
     async def _settle(self, order: Order, now_ns: int) -> bool:
-        pending = order.replacement
-        if order.state is not OrderState.PENDING_REPLACE or pending is None:
-            return await self._cancel(order)
-        if pending.repeats >= AMENDMENT_REPEATS or has_expired(order, now_ns):
-            return await self._cancel(order)
-        return await self._repeat_amendment(order, pending.revision)
+        expired = has_expired(order, now_ns)
+        in_flight = order.replacement if order.state is OrderState.PENDING_REPLACE else None
+        if in_flight is not None and not expired and in_flight.repeats < AMENDMENT_REPEATS:
+            return await self._repeat_amendment(order, in_flight.revision)
+        return await self._cancel(order, "expired" if expired else "venue_silent")
 
     async def _repeat_amendment(self, order: Order, revision: int) -> bool:
         try:
@@ -121,9 +120,9 @@ class Sweeper:
             _log.warning("amendment not acknowledged", order_id=order.order_id, error=str(error))
         return True
 
-    async def _cancel(self, order: Order) -> bool:
+    async def _cancel(self, order: Order, why: str) -> bool:
         again = order.state is OrderState.PENDING_CANCEL
-        reason = order.reason if again else _REASONS[order.state]
+        reason = order.reason if again else why
         try:
             outcome = await self._ledger.execute(
                 RequestCancel(order.account, order.order_id, reason, again=again)

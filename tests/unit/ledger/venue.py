@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from services.ledger.account import Account
-from services.ledger.commands import ApplyReport, Command, ReportKind
+from services.ledger.commands import ApplyReport, Command, RepeatAmend, ReportKind
 from services.ledger.order import Order, Side
 from tests.unit.ledger.making import (
     abandon,
+    abandon_amend,
     amend,
     fill,
     hold_price,
@@ -75,6 +76,11 @@ class Traffic:
             return abandon(order if rng.random() < 0.5 else self._new_order())
         if choice < 0.8:
             return request_cancel(order, again=rng.random() < 0.3)
+        last = self.revisions.get(order.order_id, 0)
+        if choice < 0.84:
+            return abandon_amend(order, last + (rng.random() < 0.3))
+        if choice < 0.88:
+            return RepeatAmend(order.account, order.order_id, last)
         revision = self.revisions[order.order_id] = self.revisions.get(order.order_id, 0) + 1
         return amend(order, revision, self._number(1, 40), self._number(50, 150))
 

@@ -1,0 +1,158 @@
+"""What the sweeper does with each kind of overdue order, and when it gives an amendment up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from services.ledger.commands import Command, ReportKind, Reserve
+from services.ledger.deadline import GRACE_NS, due_ns
+from services.ledger.order import Order, OrderState
+from services.oms.sweeper import AMENDMENT_REPEATS, Sweeper
+from services.runtime.clock import SystemClock
+from services.runtime.publisher import PublishUnknown
+from tests.unit.ledger.making import abandon_amend, amend, make_order, report, request_cancel
+from tests.unit.oms.memory import MemoryLedger, ScriptedVenue, approve
+
+SECOND_NS = 1_000_000_000
+
+
+class Hand(SystemClock):
+    """Wall-clock time moved by hand."""
+
+    def __init__(self) -> None:
+        self.ns = 1_000 * SECOND_NS
+
+    def now_ns(self) -> int:
+        return self.ns
+
+
+class DueLedger(MemoryLedger):
+    """The deadline index as it follows from the records."""
+
+    async def due(self, partition: int, now_ns: int, limit: int = 100) -> tuple[Order, ...]:
+        found = [order for order in self.orders.values() if (due_ns(order) or now_ns + 1) <= now_ns]
+        return tuple(found[:limit])
+
+    async def forget_ended(self, partition: int, now_ns: int, limit: int = 1000) -> int:
+        return 0
+
+
+class Partition:
+    """One order, and a sweeper that looks once a grace."""
+
+    def __init__(self, expire_sec: int = 0) -> None:
+        self.clock = Hand()
+        self.ledger = DueLedger(self.clock)
+        self.venue = ScriptedVenue()
+        self.sweeper = Sweeper(self.ledger, self.venue, lambda: [0], self.clock)
+        expire_ns = self.clock.ns + expire_sec * SECOND_NS if expire_sec else 0
+        self.id = make_order("acc", "10", expire_ns=expire_ns).order_id
+        order = make_order("acc", "10", order_id=self.id, expire_ns=expire_ns)
+        self.ledger.apply(Reserve(order, approve))
+
+    @property
+    def order(self) -> Order:
+        return self.ledger.orders[self.id]
+
+    def do(self, *commands: Callable[[Order], Command]) -> None:
+        for command in commands:
+            self.ledger.apply(command(self.order))
+
+    async def after_grace(self, times: int = 1) -> list[str]:
+        """What was sent by sweeps that many graces later."""
+        already = len(self.venue.sent)
+        for _ in range(times):
+            self.clock.ns += GRACE_NS
+            await self.sweeper.sweep(0)
+        return self.venue.sent[already:]
+
+
+def accepted(order: Order) -> Command:
+    return report(ReportKind.ACCEPTED, order, 1)
+
+
+def amended(order: Order) -> Command:
+    return amend(order, order.revision + 1, "20", "120", approve, request_id="gone")
+
+
+@pytest.fixture
+async def partition() -> Partition:
+    return Partition()
+
+
+async def test_an_order_that_the_venue_never_answered_is_canceled_again_and_again(
+    partition: Partition,
+) -> None:
+    assert await partition.after_grace(3) == [f"{partition.id} cancel {n}" for n in (1, 2, 3)]
+    assert (partition.order.state, partition.order.reason) == (OrderState.PENDING_CANCEL, "venue_silent")
+
+
+async def test_nothing_is_swept_before_its_grace(partition: Partition) -> None:
+    partition.do(accepted, amended)
+    partition.clock.ns += GRACE_NS - 1
+    assert await partition.sweeper.sweep(0) == 0
+
+
+async def test_a_stuck_cancel_keeps_its_reason_when_it_is_repeated(partition: Partition) -> None:
+    partition.do(accepted, request_cancel)
+    assert await partition.after_grace() == [f"{partition.id} cancel 2"]
+    assert partition.order.reason == "requested"
+
+
+async def test_an_overdue_amendment_is_sent_again_and_then_its_order_canceled(partition: Partition) -> None:
+    partition.do(accepted, amended)
+    again = await partition.after_grace(AMENDMENT_REPEATS)
+    assert again == [f"{partition.id} 1 20 120"] * AMENDMENT_REPEATS
+    assert partition.order.state is OrderState.PENDING_REPLACE
+    assert await partition.after_grace() == [f"{partition.id} cancel 1"]
+    assert (partition.order.state, partition.order.reason) == (OrderState.PENDING_CANCEL, "venue_silent")
+
+
+async def test_an_amendment_answered_after_a_repeat_is_left_alone(partition: Partition) -> None:
+    partition.do(accepted, amended)
+    await partition.after_grace()
+    partition.do(lambda order: report(ReportKind.REPLACED, order, 2, revision=1))
+    assert await partition.after_grace(3) == []
+    assert (partition.order.state, partition.order.terms.quantity) == (OrderState.NEW, 20)
+
+
+async def test_an_amendment_that_was_taken_back_is_not_sent(partition: Partition) -> None:
+    partition.do(accepted, amended, lambda order: abandon_amend(order, 1, "gone"))
+    assert await partition.after_grace(3) == []
+
+
+async def test_a_repeat_that_the_journal_does_not_acknowledge_comes_again(partition: Partition) -> None:
+    partition.do(accepted, amended)
+    partition.venue.raises = [PublishUnknown("silence")]
+    assert await partition.after_grace(2) == [f"{partition.id} 1 20 120"] * 2
+
+
+async def test_an_amended_order_whose_time_is_over_is_canceled_as_expired() -> None:
+    partition = Partition(expire_sec=3)
+    partition.do(accepted, amended)
+    assert await partition.after_grace() == [f"{partition.id} 1 20 120"]
+    assert await partition.after_grace() == [f"{partition.id} cancel 1"]
+    assert partition.order.reason == "expired"
+
+
+async def test_a_working_order_whose_expiry_is_not_reported_is_canceled_as_expired() -> None:
+    partition = Partition(expire_sec=3)
+    partition.do(accepted)
+    assert await partition.after_grace() == []
+    assert await partition.after_grace() == [f"{partition.id} cancel 1"]
+    assert partition.order.reason == "expired"
+
+
+async def test_an_order_that_has_moved_on_is_not_canceled_for_what_the_index_says(
+    partition: Partition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partition.do(accepted)
+
+    async def stale(number: int, now_ns: int, limit: int = 100) -> tuple[Order, ...]:
+        return (replace(partition.order, state=OrderState.NEW),)
+
+    monkeypatch.setattr(partition.ledger, "due", stale)
+    assert await partition.after_grace() == []
