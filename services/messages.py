@@ -44,6 +44,9 @@ class NewOrder(Payload, frozen=True, kw_only=True, omit_defaults=True):
     expire_at: Decimal | None = None
     """When the venue ends the order; absent = never."""
     timestamp: Decimal
+    sibling: "NewOrder | None" = None
+    """A second order of the same account and symbol: the first execution of one of the two cancels the other.
+    Both come in one message, so that the venue never knows one of them alone."""
 
 
 class CancelOrder(Payload, frozen=True, kw_only=True, omit_defaults=True):
@@ -157,17 +160,24 @@ def decode(kind: type[_P], data: bytes) -> _P:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadMessage(str(error)) from None
     assert isinstance(payload, kind)
-    for name in _decimal_members(kind):
+    _check_numbers(payload)
+    sibling = getattr(payload, "sibling", None)
+    if sibling is not None:
+        _check_numbers(sibling)
+    version = getattr(payload, "version", None)
+    if version not in (None, VERSION):
+        raise BadMessage(f"version {version} is not known; expected {VERSION}")
+    return payload
+
+
+def _check_numbers(payload: Payload) -> None:
+    for name in _decimal_members(type(payload)):
         number = getattr(payload, name)
         if number is not None:
             try:
                 bounded(number)
             except NumberOutOfRange as error:
                 raise BadMessage(f"{name} {error}") from None
-    version = getattr(payload, "version", None)
-    if version not in (None, VERSION):
-        raise BadMessage(f"version {version} is not known; expected {VERSION}")
-    return payload
 
 
 _decimal_member_names: Final[dict[type[Payload], tuple[str, ...]]] = {}

@@ -5,6 +5,7 @@ from heapq import heapify, heappop, heappush
 from operator import attrgetter
 from typing import Final, Generic, TypeVar
 
+from services.ledger.order import Side
 from services.live_gateway.orders import WorkingOrder
 
 K = TypeVar("K", Decimal, int)
@@ -45,6 +46,16 @@ class _Heap(Generic[K]):
             if _valid(version, order):
                 taken.append(order)
         return taken
+
+    def best(self, up_to: K) -> WorkingOrder | None:
+        """The order of the first valid entry with a key ≤ `up_to`, which stays; None when there is none."""
+        entries = self._entries
+        while entries and entries[0][0] <= up_to:
+            _, _, version, order = entries[0]
+            if _valid(version, order):
+                return order
+            heappop(entries)
+        return None
 
     def first(self) -> K | None:
         """The smallest key, of a void entry perhaps; None when the heap is empty."""
@@ -99,6 +110,27 @@ class Book:
         if len(reached) > 1:
             reached.sort(key=_by_arrival)
         return reached
+
+
+class OwnLimits:
+    """The resting limits of one account in one symbol, by price."""
+
+    __slots__ = ("_buys", "_sells")
+
+    def __init__(self) -> None:
+        self._buys: _Heap[Decimal] = _Heap()
+        self._sells: _Heap[Decimal] = _Heap()
+
+    def rests(self, order: WorkingOrder, limit: Decimal) -> None:
+        """Files an order at its limit; to be called whenever it is filed in the book."""
+        if order.side is Side.BUY:
+            self._buys.file(-limit, order)
+        else:
+            self._sells.file(limit, order)
+
+    def crossed_by(self, side: Side, limit: Decimal) -> WorkingOrder | None:
+        """The best resting order that an order of that side and limit could trade against."""
+        return self._sells.best(limit) if side is Side.BUY else self._buys.best(-limit)
 
 
 class Timetable:

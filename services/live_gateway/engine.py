@@ -12,7 +12,7 @@ from typing import Final
 
 from services.ledger.numbers import ZERO
 from services.ledger.order import TERMINAL, OrderState, Side, Terms, TimeInForce
-from services.live_gateway.book import Book, Timetable
+from services.live_gateway.book import Book, OwnLimits, Timetable
 from services.live_gateway.memory import OrderMemory
 from services.live_gateway.orders import (
     AT_ONCE,
@@ -31,6 +31,7 @@ from services.live_gateway.rules import (
     FillModel,
     Refuse,
     Rules,
+    SelfMatch,
     fee,
     malformed,
     out_of_band,
@@ -63,6 +64,7 @@ class Engine:
         self._changes = Changes()
         self.next_number = next_number
         self.books: Final = {symbol: Book() for symbol in rules.instruments}
+        self._own_limits: Final[dict[tuple[str, str], OwnLimits]] = {}
         self.working: Final[dict[str, WorkingOrder]] = {}
         self.positions: Final[dict[tuple[str, str], Position]] = {}
 
@@ -125,6 +127,8 @@ class Engine:
         wrong = malformed(order.order_type, order.terms, self._rules.instruments.get(order.symbol))
         if wrong is not None:
             self._end(order, OrderState.REJECTED, now_ns, wrong)
+        elif self._executed(order.sibling):
+            self._end(order, OrderState.CANCELED, now_ns, Reason.SIBLING_EXECUTED)
         elif order.expire_ns and order.expire_ns <= now_ns:
             self._end(order, OrderState.EXPIRED, now_ns)
         elif order.leaves <= 0:
@@ -132,6 +136,16 @@ class Engine:
         else:
             self._work(order, now_ns, arriving=True)
         return wrong
+
+    def submit_pair(self, first: WorkingOrder, second: WorkingOrder, now_ns: int) -> Reason | None:
+        """Two new orders of which one cancels the other: the first trade of one ends the other before
+        anything else happens. An end without execution leaves the other one working.
+
+        Returns what is wrong with the first that is malformed, else None.
+        """
+        first.sibling, second.sibling = second.order_id, first.order_id
+        wrong = self.submit(first, now_ns)
+        return self.submit(second, now_ns) or wrong
 
     def cancel(self, account: str, order_id: str, number: int, now_ns: int) -> None:
         """The `number`-th request to cancel an order; a number that was answered changes nothing.
@@ -179,7 +193,7 @@ class Engine:
         order.slices = 0
         order.due_ns = 0
         self._report(order, ReportKind.REPLACED, now_ns, order.state, revision, "", order.leaves)
-        self._work(order, now_ns)
+        self._work(order, now_ns, entering=True)
 
     def mark(self, symbol: str, price: Decimal, now_ns: int) -> None:
         """A new mark, > 0, received at `now_ns`; one of a symbol that is not traded is ignored."""
@@ -189,14 +203,16 @@ class Engine:
         book.mark, book.mark_ns = price, now_ns
         self._changes.marks[symbol] = (price, now_ns)
         for order in book.take_reached(price):
-            self._work(order, now_ns)
+            if order.working:  # what another one's trade has ended meanwhile is not looked at
+                self._work(order, now_ns)
 
     def advance(self, now_ns: int) -> None:
         """Does what time alone brings: orders expire, trades fall due."""
         for order in self._timetable.take_expired(now_ns):
             self._end(order, OrderState.EXPIRED, now_ns)
         for order in self._timetable.take_due(now_ns):
-            self._work(order, now_ns, due=True)
+            if order.working:
+                self._work(order, now_ns, due=True)
 
     def _replace_refusal(self, order: WorkingOrder, terms: Terms, now_ns: int) -> Reason | None:
         wrong = malformed(order.order_type, terms, self._rules.instruments.get(order.symbol))
@@ -205,19 +221,38 @@ class Engine:
         if terms.quantity <= order.cumulative:
             return Reason.ALREADY_EXECUTED
         mark = self._fresh_mark(order.symbol, now_ns)
-        if mark is not None and terms.price is not None and order.order_type in PRICED:
-            waits = order.awaits_trigger and not _triggers(order.side, terms.stop_price, mark)
-            if not waits and out_of_band(terms.price, mark, self._rules):
-                return Reason.PRICE_OUT_OF_RANGE
+        if terms.price is None or order.order_type not in PRICED:
+            return None
+        if order.awaits_trigger and (mark is None or not _triggers(order.side, terms.stop_price, mark)):
+            return None
+        if mark is not None and out_of_band(terms.price, mark, self._rules):
+            return Reason.PRICE_OUT_OF_RANGE
+        newest = self._rules.self_match is SelfMatch.CANCEL_NEWEST
+        if newest and self._crossed(order, terms.price) is not None:
+            return Reason.SELF_MATCH
         return None
 
-    def _work(self, order: WorkingOrder, now_ns: int, *, arriving: bool = False, due: bool = False) -> None:
-        """Executes what can be executed now; the rest waits or ends."""
+    def _work(
+        self,
+        order: WorkingOrder,
+        now_ns: int,
+        *,
+        arriving: bool = False,
+        due: bool = False,
+        entering: bool = False,
+    ) -> None:
+        """Executes what can be executed now; the rest waits or ends.
+
+        `entering`: its limit has not been compared with the account's other ones; true of arriving ones too.
+        """
         mark = self._fresh_mark(order.symbol, now_ns)
         if order.awaits_trigger and mark is not None and _triggers(order.side, order.terms.stop_price, mark):
-            order.triggered = True
+            order.triggered = entering = True
         found = verdict(order, mark, self._rules, arriving)
         at_once = order.time_in_force in AT_ONCE
+        goes_on = not isinstance(found, Refuse) and not (at_once and found is None)
+        if (arriving or entering) and goes_on and self._self_match_ends(order, now_ns):
+            return
         if isinstance(found, Execute):
             delay_ns = self._rules.delay_ns
             if delay_ns and not due and not at_once:
@@ -241,6 +276,24 @@ class Engine:
         order.due_ns = 0
         order.passive = not order.awaits_trigger
         self._rest(order, now_ns, arriving)
+
+    def _self_match_ends(self, order: WorkingOrder, now_ns: int) -> bool:
+        """Cancels the account's limits that `order` crosses; or `order` itself, and says so."""
+        limit, rule = order.terms.price, self._rules.self_match
+        priced = order.order_type in PRICED and not order.awaits_trigger
+        if rule is SelfMatch.ALLOW or not priced or limit is None:
+            return False
+        while (rests := self._crossed(order, limit)) is not None:
+            if rule is SelfMatch.CANCEL_NEWEST:
+                self._end(order, OrderState.CANCELED, now_ns, Reason.SELF_MATCH)
+                return True
+            self._end(rests, OrderState.CANCELED, now_ns, Reason.SELF_MATCH)
+        return False
+
+    def _crossed(self, order: WorkingOrder, limit: Decimal) -> WorkingOrder | None:
+        """A resting limit of the same account that `order` could trade against at `limit`."""
+        own = self._own_limits.get((order.account, order.symbol))
+        return None if own is None else own.crossed_by(order.side, limit)
 
     def _execute(self, order: WorkingOrder, at: Execute, now_ns: int) -> None:
         """Trades: one slice where time passes between slices, all of them otherwise; all or nothing for
@@ -294,6 +347,15 @@ class Engine:
         changes.positions.add(key)
         if not leaves:
             self._finish(order, OrderState.FILLED)
+        sibling = self.working.get(order.sibling) if order.sibling else None
+        if sibling is not None:
+            # Journaled with the trade: nobody can ever see the one without the other.
+            self._end(sibling, OrderState.CANCELED, now_ns, Reason.SIBLING_EXECUTED)
+
+    def _executed(self, order_id: str) -> bool:
+        """Whether an order has traded, be it working or ended."""
+        known = self.working.get(order_id) or self._memory.recall(order_id)
+        return known is not None and bool(known.cumulative)
 
     def _rest(self, order: WorkingOrder, now_ns: int, arriving: bool) -> None:
         """Leaves the order in the book, and says so when it is new."""
@@ -315,6 +377,8 @@ class Engine:
             return  # no longer traded: it waits for its cancel or its expiry
         book.forget(order)
         terms, buys = order.terms, order.side is Side.BUY
+        if order.order_type in PRICED and terms.price is not None and not order.awaits_trigger:
+            self._own_limits.setdefault((order.account, order.symbol), OwnLimits()).rests(order, terms.price)
         if order.due_ns:
             self._timetable.trades(order)
         elif order.awaits_trigger and terms.stop_price is not None:

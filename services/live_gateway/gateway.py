@@ -108,7 +108,14 @@ class Gateway:
                 requests.append(intake.read(message.subject, message.data))
             except BadMessage as error:
                 requests.append(error)
-        await self._look_up([one.order_id for one in requests if not isinstance(one, BadMessage)])
+        await self._look_up(
+            [
+                order_id
+                for one in requests
+                if not isinstance(one, BadMessage)
+                for order_id in intake.order_ids(one)
+            ]
+        )
         now_ns = self._clock.now_ns()
         self.engine.advance(now_ns)
         for message, request in zip(messages, requests, strict=True):
@@ -116,16 +123,9 @@ class Gateway:
                 self._give_up(message, str(request), now_ns)
                 continue
             if isinstance(request, NewOrder):
-                _log.info(
-                    "order received",
-                    order_id=request.order_id,
-                    symbol=request.symbol,
-                    side=request.side,
-                    type=request.type,
-                    quantity=request.quantity,
-                    price=request.price,
-                    sequence=message.sequence,
-                )
+                _note_received(request, message.sequence)
+                if request.sibling is not None:
+                    _note_received(request.sibling, message.sequence)
             wrong = self._decide(request, now_ns)
             if wrong:
                 self._give_up(message, wrong, now_ns)
@@ -321,6 +321,19 @@ class Gateway:
             if lane.published_batch > self._dropped.get(name, 0):
                 entry.published.append((name, lane.published_batch))
         return entry
+
+
+def _note_received(order: NewOrder, sequence: int) -> None:
+    _log.info(
+        "order received",
+        order_id=order.order_id,
+        symbol=order.symbol,
+        side=order.side,
+        type=order.type,
+        quantity=order.quantity,
+        price=order.price,
+        sequence=sequence,
+    )
 
 
 def _note(decisions: Sequence[Decision]) -> None:

@@ -26,25 +26,49 @@ def read(subject: str, data: bytes) -> Request:
     account = tokens[1]
     if request.account != account:
         raise BadMessage(f"account {request.account!r} in the payload, {account!r} in the subject")
-    shape = _ORDER_ID.fullmatch(request.order_id)
-    if shape is None:
-        raise BadMessage(f"order_id {request.order_id!r} is not {{account}}-{{ULID}}")
-    if shape[1] != account:
-        raise BadMessage(f"order_id {request.order_id!r} belongs to another account than {account!r}")
-    if not isinstance(request, NewOrder) and request.revision < 1:
-        raise BadMessage("revision counts from 1")
+    _check_order_id(request.order_id, account)
+    if not isinstance(request, NewOrder):
+        if request.revision < 1:
+            raise BadMessage("revision counts from 1")
+    elif request.sibling is not None:
+        _check_sibling(request, request.sibling)
     return request
+
+
+def order_ids(request: Request) -> tuple[str, ...]:
+    """Ids of the orders that a request names."""
+    if isinstance(request, NewOrder) and request.sibling is not None:
+        return request.order_id, request.sibling.order_id
+    return (request.order_id,)
 
 
 def apply(engine: Engine, request: Request, now_ns: int) -> Reason | None:
     """Asks the engine. Returns what is wrong with a new order that is malformed, else None."""
     if isinstance(request, NewOrder):
+        if request.sibling is not None:
+            return engine.submit_pair(_order(request), _order(request.sibling), now_ns)
         return engine.submit(_order(request), now_ns)
     if isinstance(request, CancelOrder):
         engine.cancel(request.account, request.order_id, request.revision, now_ns)
     else:
         engine.amend(request.account, request.order_id, request.revision, _terms(request), now_ns)
     return None
+
+
+def _check_order_id(order_id: str, account: str) -> None:
+    shape = _ORDER_ID.fullmatch(order_id)
+    if shape is None:
+        raise BadMessage(f"order_id {order_id!r} is not {{account}}-{{ULID}}")
+    if shape[1] != account:
+        raise BadMessage(f"order_id {order_id!r} belongs to another account than {account!r}")
+
+
+def _check_sibling(first: NewOrder, second: NewOrder) -> None:
+    _check_order_id(second.order_id, first.account)
+    if second.order_id == first.order_id or second.sibling is not None:
+        raise BadMessage("sibling is not a second order")
+    if (second.account, second.symbol) != (first.account, first.symbol):
+        raise BadMessage("sibling is of another account or symbol")
 
 
 def _order(new: NewOrder) -> WorkingOrder:

@@ -41,6 +41,10 @@ class Reason(StrEnum):
     INVALID_QUANTITY = "invalid_quantity"
     INVALID_PRICE = "invalid_price"
     ALREADY_EXECUTED = "already_executed"
+    SIBLING_EXECUTED = "sibling_executed"
+    """The other order of its pair executed, in whole or in part."""
+    SELF_MATCH = "self_match"
+    """It would have traded against an order of its own account."""
     TERMS_LOST = "terms_lost"
     """More was executed than these terms allow: they had been amended before the journal was lost."""
 
@@ -87,6 +91,8 @@ class WorkingOrder:
     due_ns: int = 0
     """When its next trade is due; 0 = it waits for the mark, not for time."""
     working: bool = False
+    sibling: str = ""
+    """Id of the order of which the first execution ends this one, and which this one's ends."""
     version: int = 0
     """Number of its latest entry in the book; older entries are void. Not journaled."""
 

@@ -24,6 +24,14 @@ class FillModel(StrEnum):
     MARKET = "market"
 
 
+class SelfMatch(StrEnum):
+    """What becomes of two limits of one account and symbol whose prices cross: which of them is canceled."""
+
+    CANCEL_NEWEST = "cancel_newest"
+    CANCEL_OLDEST = "cancel_oldest"
+    ALLOW = "allow"
+
+
 @dataclass(frozen=True, slots=True)
 class Instrument:
     """Steps of a symbol's prices and quantities, > 0."""
@@ -49,6 +57,7 @@ class Rules:
     """`market`: in how many trades an order is executed."""
     delay_ns: int = 0
     """`market`: between an order's becoming executable and its first trade, and between its trades."""
+    self_match: SelfMatch = SelfMatch.CANCEL_NEWEST
 
 
 @dataclass(frozen=True, slots=True)

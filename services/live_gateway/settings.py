@@ -6,7 +6,7 @@ from typing import Final, Literal
 from pydantic import Field, field_validator, model_validator
 
 from services.instruments import DEFAULT_INSTRUMENTS, InstrumentList, instruments_of
-from services.live_gateway.rules import FillModel, Instrument, Rules
+from services.live_gateway.rules import FillModel, Instrument, Rules, SelfMatch
 from services.runtime.settings import (
     Duration,
     MonitoringSettings,
@@ -65,6 +65,9 @@ class VenueSettings(Section):
     """Fee of a trade of an order that did not wait, in basis points of its value; negative = rebate."""
     maker_fee_bps: Number = Field(default=Decimal(1), ge=-100, le=100)
     """Fee of a trade of an order that waited in the book."""
+    self_match: Literal["cancel_newest", "cancel_oldest", "allow"] = "cancel_newest"
+    """Which of two limits of one account and symbol is canceled when their prices cross: the one that comes,
+    the one that rests, or none."""
 
     @model_validator(mode="after")
     def _of_the_model(self) -> "VenueSettings":
@@ -120,4 +123,5 @@ class GatewaySettings(ServiceConfig):
             mark_max_age_ns=round(self.marks.max_age_sec * _NS_PER_SEC),
             slices=self.venue.partial_fills,
             delay_ns=round(self.venue.fill_delay_ms * _NS_PER_MS),
+            self_match=SelfMatch(self.venue.self_match),
         )

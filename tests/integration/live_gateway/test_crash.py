@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from services.runtime.ids import new_order_id
 from services.runtime.local_stack import NatsServer
 from services.runtime.streams import EXECUTIONS, ORDERS, ensure_streams
 from tests.integration.live_gateway.venue_process import Exchange, VenueProcess
@@ -312,3 +313,52 @@ async def test_order_repeated_long_after_it_left_memory_is_refused(
     await eventually(lambda: _counted(exchange, 1_502))
     report = json.loads((await exchange.stored())[-1].data)
     assert (report["kind"], report["reason"], report["order_id"]) == ("cancel_rejected", "filled", first)
+
+
+async def test_venue_killed_while_both_orders_of_many_pairs_become_executable_executes_one_of_each(
+    venue: VenueProcess, exchange: Exchange
+) -> None:
+    pairs: list[tuple[str, str]] = []
+
+    async def send() -> None:
+        for number in range(400):
+            account = f"account_{number % 3}"
+            first, second = new_order_id(account), new_order_id(account)
+            terms = {"account": account, "symbol": "BTCUSDT", "side": "buy", "type": "stop", "timestamp": 1}
+            sibling = {**terms, "order_id": second, "client_order_id": "", "quantity": Decimal("0.2")}
+            pairs.append((first, second))
+            await exchange.new(
+                account,
+                order_id=first,
+                type="stop",
+                stop_price=45500,
+                sibling={**sibling, "stop_price": 45600},
+            )
+
+    sending = asyncio.create_task(send())
+    for mark in ("45600", "45000", "46000"):
+        # The marks execute what is there, and what comes while the mark is high executes on arrival.
+        await _some_more(exchange, 60)
+        await exchange.mark(mark, "BTCUSDT")
+        worker = await eventually(lambda: venue.worker)
+        worker.kill()
+    await sending
+    await venue.until_healthy()
+    await exchange.mark("46000", "BTCUSDT")
+
+    async def ended() -> dict[str, list[str]]:
+        told: dict[str, list[str]] = {}
+        for report in await exchange.reports():
+            told.setdefault(report["order_id"], []).append(report.get("reason") or report["kind"])
+        assert len(told) == 2 * len(pairs)
+        assert all(reports[-1] in ("fill", "sibling_executed") for reports in told.values())
+        return told
+
+    told = await eventually(ended, within_sec=30)
+    for pair in pairs:
+        assert sorted(told[order_id][-1] for order_id in pair) == ["fill", "sibling_executed"]
+        assert [told[order_id].count("fill") for order_id in pair].count(1) == 1
+    reports = await exchange.reports()
+    exec_ids = [report.get("exec_id") or report["fill_id"] for report in reports]
+    assert len(exec_ids) == len(set(exec_ids))
+    await _check_positions(exchange, reports)

@@ -1,7 +1,7 @@
 """Whatever is asked of the venue in whatever order: what always holds."""
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from hypothesis import given
@@ -11,7 +11,7 @@ from services.ledger.numbers import MAX_DECIMAL_PLACES
 from services.ledger.order import TERMINAL, OrderState, OrderType, Side, TimeInForce
 from services.live_gateway import records
 from services.live_gateway.orders import Changes, Decision, Report, Trade, WorkingOrder
-from services.live_gateway.rules import FillModel
+from services.live_gateway.rules import FillModel, SelfMatch
 from tests.unit.live_gateway.venue import Venue, order_id, said
 
 ACCOUNTS = ("alice", "bob")
@@ -31,6 +31,14 @@ class New:
     stop: Decimal
     protection: Decimal | None
     expire_sec: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two orders of one account of which one cancels the other."""
+
+    first: New
+    second: New
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,8 @@ class Wait:
     seconds: float
 
 
+Step = New | Pair | Cancel | Amend | Mark | Wait
+
 _number = st.integers(1, 6)
 _account = st.sampled_from(ACCOUNTS)
 _new = st.builds(
@@ -75,9 +85,15 @@ _new = st.builds(
     st.none() | _price,
     st.sampled_from([0, 0, 5]),
 )
+_waits = _new.filter(lambda new: new.tif is TimeInForce.GTC and new.order_type is not OrderType.MARKET)
+_pair = st.builds(
+    lambda first, second: Pair(first, replace(second, account=first.account, number=first.number % 6 + 1)),
+    _waits,
+    _waits,
+)
 _step = st.one_of(
     _new,
-    _new,
+    _pair,
     st.builds(Cancel, _number, _account, st.integers(1, 3)),
     st.builds(Amend, _number, _account, st.integers(1, 3), _quantity, _price, _price),
     st.builds(Mark, _price),
@@ -90,26 +106,35 @@ _venues = st.sampled_from(
         {"fill_model": FillModel.MARKET},
         {"fill_model": FillModel.MARKET, "slices": 3},
         {"fill_model": FillModel.MARKET, "slices": 3, "delay_ns": 50_000_000},
+        {"fill_model": FillModel.MARKET, "self_match": SelfMatch.CANCEL_OLDEST},
+        {"fill_model": FillModel.MARKET, "self_match": SelfMatch.ALLOW},
     ]
 )
 
 
-def _do(venue: Venue, step: New | Cancel | Amend | Mark | Wait) -> list[Decision]:
+def _order(venue: Venue, new: New) -> WorkingOrder:
+    order_type = new.order_type
+    return venue.order(
+        order_type,
+        new.side,
+        str(new.quantity),
+        str(new.price) if "limit" in order_type else None,
+        stop=str(new.stop) if "stop" in order_type else None,
+        protection=None if new.protection is None or "limit" in order_type else str(new.protection),
+        tif=new.tif,
+        expire_sec=new.expire_sec,
+        account=new.account,
+        id=order_id(new.number, new.account),
+    )
+
+
+def _do(venue: Venue, step: Step) -> list[Decision]:
     match step:
         case New():
-            order_type = step.order_type
-            return venue.submit(
-                order_type,
-                step.side,
-                str(step.quantity),
-                str(step.price) if "limit" in order_type else None,
-                stop=str(step.stop) if "stop" in order_type else None,
-                protection=None if step.protection is None or "limit" in order_type else str(step.protection),
-                tif=step.tif,
-                expire_sec=step.expire_sec,
-                account=step.account,
-                id=order_id(step.number, step.account),
-            )
+            venue.engine.submit(_order(venue, step), venue.now_ns)
+            return venue.told()
+        case Pair():
+            return venue.pair(_order(venue, step.first), _order(venue, step.second))
         case Cancel():
             return venue.cancel(order_id(step.number, step.account), step.revision)
         case Amend():
@@ -177,7 +202,7 @@ def _worst_price(order: WorkingOrder) -> Decimal | None:
 
 @given(_venues, _steps)
 def test_fills_never_exceed_the_quantity_and_positions_are_the_sum_of_fills(
-    rules: dict[str, object], steps: list[New | Cancel | Amend | Mark | Wait]
+    rules: dict[str, object], steps: list[Step]
 ) -> None:
     venue, observer = Venue(**rules), _Observer()
     for step in steps:
@@ -193,17 +218,16 @@ def test_fills_never_exceed_the_quantity_and_positions_are_the_sum_of_fills(
 
 
 @given(_venues, _steps)
-def test_no_fill_is_worse_than_limit_or_protection_price(
-    rules: dict[str, object], steps: list[New | Cancel | Amend | Mark | Wait]
-) -> None:
+def test_no_fill_is_worse_than_limit_or_protection_price(rules: dict[str, object], steps: list[Step]) -> None:
     venue = Venue(**rules)
     worst: dict[str, Decimal | None] = {}
     for step in steps:
         decisions = _do(venue, step)
-        if isinstance(step, New):
-            name = order_id(step.number, step.account)
-            limit = step.price if "limit" in step.order_type else step.protection
-            worst.setdefault(name, limit)
+        for new in (
+            [step] if isinstance(step, New) else [step.first, step.second] if isinstance(step, Pair) else []
+        ):
+            limit = new.price if "limit" in new.order_type else new.protection
+            worst.setdefault(order_id(new.number, new.account), limit)
         for order in venue.engine.working.values():
             worst[order.order_id] = _worst_price(order)
         for decision in decisions:
@@ -217,7 +241,7 @@ def test_no_fill_is_worse_than_limit_or_protection_price(
 
 @given(_venues, _steps, st.integers(0, 40))
 def test_engine_restored_from_its_changes_decides_like_the_one_that_went_on(
-    rules: dict[str, object], steps: list[New | Cancel | Amend | Mark | Wait], crash_after: int
+    rules: dict[str, object], steps: list[Step], crash_after: int
 ) -> None:
     venue, again = Venue(**rules), Venue(**rules)
     journal = _Journal()
@@ -231,6 +255,42 @@ def test_engine_restored_from_its_changes_decides_like_the_one_that_went_on(
     for step in steps[crash_after:]:
         first = _do(venue, step)
         assert _do(again, step) == first, said(first)
+
+
+@given(_venues, _steps)
+def test_orders_of_a_pair_never_both_execute(rules: dict[str, object], steps: list[Step]) -> None:
+    venue = Venue(**rules)
+    siblings: dict[str, str] = {}
+    executed: set[str] = set()
+    for step in steps:
+        decisions = _do(venue, step)
+        # What is in the book says which orders were taken as a pair: one of them may have been known before.
+        for order in venue.engine.working.values():
+            if order.sibling:
+                siblings[order.order_id] = order.sibling
+        for decision in decisions:
+            if isinstance(decision, Trade):
+                executed.add(decision.order_id)
+                sibling = siblings.get(decision.order_id, "")
+                assert sibling not in venue.engine.working
+                assert sibling not in executed or siblings.get(sibling) != decision.order_id
+
+
+@given(_venues, _steps)
+def test_resting_limits_of_an_account_never_cross(rules: dict[str, object], steps: list[Step]) -> None:
+    venue = Venue(**rules)
+    for step in steps:
+        _do(venue, step)
+        if rules.get("self_match") is SelfMatch.ALLOW:
+            continue
+        for account in ACCOUNTS:
+            own = [o for o in venue.engine.working.values() if o.account == account and not o.awaits_trigger]
+            prices = {
+                side: [o.terms.price for o in own if o.side is side and o.terms.price is not None]
+                for side in Side
+            }
+            if prices[Side.BUY] and prices[Side.SELL]:
+                assert max(prices[Side.BUY]) < min(prices[Side.SELL])
 
 
 class _Journal:

@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 
 from services.ledger.order import OrderType, Side
-from services.live_gateway.intake import apply, read
+from services.live_gateway.intake import apply, order_ids, read
 from services.messages import BadMessage, CancelOrder, NewOrder, ReplaceOrder
 from tests.unit.live_gateway.venue import Venue, order_id, said
 
@@ -21,6 +21,7 @@ NEW = {
     "price": 45000,
     "timestamp": 1.5,
 }
+SIBLING = {**NEW, "order_id": order_id(2), "price": 44000}
 CANCEL = {"order_id": order_id(1), "account": "alice", "revision": 1, "timestamp": 1.5}
 
 
@@ -49,6 +50,24 @@ def test_each_kind_is_read_by_its_subject() -> None:
         ("orders.alice.new", {key: one for key, one in NEW.items() if key != "symbol"}, "symbol"),
         ("orders.alice.new", {**NEW, "order_id": order_id(1, "bob")}, "another account"),
         ("orders.alice.new", {**NEW, "order_id": "alice-1"}, "is not {account}-{ULID}"),
+        ("orders.alice.new", {**NEW, "sibling": NEW}, "sibling is not a second order"),
+        (
+            "orders.alice.new",
+            {**NEW, "sibling": {**SIBLING, "symbol": "ETHUSDT"}},
+            "another account or symbol",
+        ),
+        ("orders.alice.new", {**NEW, "sibling": {**SIBLING, "account": "bob"}}, "another account or symbol"),
+        (
+            "orders.alice.new",
+            {**NEW, "sibling": {**SIBLING, "order_id": order_id(2, "bob")}},
+            "another account",
+        ),
+        (
+            "orders.alice.new",
+            {**NEW, "sibling": {**SIBLING, "sibling": NEW}},
+            "sibling is not a second order",
+        ),
+        ("orders.alice.new", {**NEW, "sibling": {**SIBLING, "quantity": 1e30}}, "quantity"),
         ("orders.alice.cancel", {**CANCEL, "revision": 0}, "revision"),
         ("orders.alice.cancel", {**CANCEL, "revision": 1.5}, "revision"),
     ],
@@ -81,6 +100,15 @@ def test_request_reaches_the_engine_with_all_its_terms() -> None:
     assert order.terms.protection_price == Decimal(47500)
     apply(venue.engine, _read("orders.alice.cancel", CANCEL), venue.now_ns)
     assert said(venue.told()) == ["canceled"]
+
+
+def test_order_with_a_sibling_reaches_the_engine_as_a_pair() -> None:
+    venue = Venue()
+    request = _read("orders.alice.new", {**NEW, "sibling": SIBLING})
+    assert order_ids(request) == (order_id(1), order_id(2))
+    assert apply(venue.engine, request, venue.now_ns) is None
+    assert said(venue.told()) == ["accepted", "accepted"]
+    assert [order.sibling for order in venue.engine.working.values()] == [order_id(2), order_id(1)]
 
 
 @pytest.mark.parametrize(("expire_at", "outcome"), [(0, "expired"), (-5, "expired"), (1e20, "accepted")])

@@ -70,6 +70,11 @@ class Venue:
         self.engine.submit(self.order(*arguments, **options), self.now_ns)  # type: ignore[arg-type]
         return self.told()
 
+    def pair(self, first: WorkingOrder, second: WorkingOrder) -> list[Decision]:
+        """Submits two orders of which one cancels the other."""
+        self.engine.submit_pair(first, second, self.now_ns)
+        return self.told()
+
     def market(self, side: Side, quantity: str, **options: object) -> list[Decision]:
         return self.submit(OrderType.MARKET, side, quantity, **options)
 
