@@ -77,8 +77,43 @@ class Abandon:
         return self.order.account
 
 
+AssessGroup: TypeAlias = Callable[[Account, tuple[Order, ...]], tuple[Approved, ...] | Refused]
+"""`Assess` for orders that are submitted together: one approval an order, or one refusal for all."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReserveGroup:
+    """Checks the orders of a group and holds what they need together, in one step: all of them or none.
+
+    Each is pending_new, holds nothing yet and has its place in the group; the first is of a pair or the entry
+    of a bracket. The digest of each stands for the whole group.
+    """
+
+    orders: tuple[Order, ...]
+    assess: AssessGroup
+
+    @property
+    def account(self) -> str:
+        return self.orders[0].account
+
+
+@dataclass(frozen=True, slots=True)
+class AbandonGroup:
+    """`Abandon` for all orders of a group."""
+
+    orders: tuple[Order, ...]
+    reason: str
+    message: str
+
+    @property
+    def account(self) -> str:
+        return self.orders[0].account
+
+
 @dataclass(frozen=True, slots=True)
 class RequestCancel:
+    """Asks for the end of an order. An exit that waits for its entry ends at once: no venue knows it."""
+
     account: str
     order_id: str
     reason: str
@@ -162,7 +197,17 @@ class ApplyReport:
 
 
 Command: TypeAlias = (
-    Open | Register | Reserve | Abandon | RequestCancel | Amend | RepeatAmend | AbandonAmend | ApplyReport
+    Open
+    | Register
+    | Reserve
+    | Abandon
+    | ReserveGroup
+    | AbandonGroup
+    | RequestCancel
+    | Amend
+    | RepeatAmend
+    | AbandonAmend
+    | ApplyReport
 )
 OF_KNOWN_ORDERS: Final = (RequestCancel, Amend, RepeatAmend, AbandonAmend)
 """Commands that ask something of an order that exists; without it they do nothing."""
@@ -183,6 +228,8 @@ class Effect(StrEnum):
     """An amendment is in flight."""
     STALE = "stale"
     """The revision was used already, by an amendment that is answered or was taken back."""
+    GROUPED = "grouped"
+    """Orders of a group are not amended."""
     REFUSED = "refused"
     """An amendment failed a check; the old terms stand."""
     IGNORED = "ignored"
@@ -196,6 +243,8 @@ class Outcome:
     effect: Effect
     order: Order | None = None
     refusal: Refused | None = None
+    orders: tuple[Order, ...] = ()
+    """Every order of the group that was reserved, denied or buried by the command."""
 
     @property
     def state(self) -> OrderState | None:

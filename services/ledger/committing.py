@@ -12,7 +12,7 @@ from typing import Final
 
 from services.ledger import commands as c
 from services.ledger.commands import Effect, Outcome
-from services.ledger.draft import Copy, Draft, preread
+from services.ledger.draft import Copy, Draft, needed, preread
 from services.ledger.errors import (
     CommitUnknown,
     LedgerError,
@@ -24,7 +24,6 @@ from services.ledger.errors import (
 from services.ledger.opening import Opening
 from services.ledger.slot import Item, Slot, fail
 from services.ledger.store import Store, load_if_lost
-from services.ledger.transition import named_order
 from services.runtime.clock import Clock
 from services.runtime.telemetry import counter, get_logger, histogram
 
@@ -172,8 +171,7 @@ class Committing:
         if not copy.account.registered and slot.confirmed != copy.account.incarnation:
             slot.confirmed = await self._opening.confirm(slot.account, copy.account.incarnation)
             return None
-        missing = preread((item.command for item in batch), copy)
-        if missing:
+        while missing := preread((item.command for item in batch), copy):
             # Orders read now belong to the copy at hand: if it is not the stored state any more, the commit
             # is refused.
             await self._store.load_orders(slot.account, copy, missing)
@@ -202,7 +200,7 @@ class Committing:
             own = 1
         for item in batch:
             draft.apply(item.command)
-        named = {name for item in batch if (name := named_order(item.command))}
+        named = needed((item.command for item in batch), copy)
         if not await self._send(slot, draft, named, batch):
             return False
         for item, result in zip(batch, draft.results[own:], strict=True):

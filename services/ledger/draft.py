@@ -9,7 +9,7 @@ from services.ledger.account import Account
 from services.ledger.commands import Command, Outcome
 from services.ledger.events import Denied, Ended, Event, Filled, Reserved
 from services.ledger.order import Order
-from services.ledger.transition import named_order, transition
+from services.ledger.transition import NO_ORDERS, named_order, transition
 
 ORDERS_KEPT: Final = 64
 """Records that an account's copy holds at most between two commits."""
@@ -80,8 +80,8 @@ class Draft:
     def apply(self, command: Command) -> None:
         """Applies `command` on top of the ones before. What it raises becomes its result."""
         try:
-            known = self._known(command)
-            step = transition(self.account, known, command, self.now_ns)
+            known, others = self._records(command)
+            step = transition(self.account, known, command, self.now_ns, others)
         except Exception as error:
             self.results.append(error)
             return
@@ -101,14 +101,27 @@ class Draft:
         """Symbols whose position changed, with the place of the last such event within the batch."""
         return {event.symbol: place for place, event in enumerate(self.events) if type(event) is Filled}
 
-    def _known(self, command: Command) -> Order | None:
-        """The order that `transition` has to know of for `command`."""
-        if not isinstance(command, (c.Reserve, c.Abandon)):
-            order_id = named_order(command)
-            if order_id and order_id not in self.orders and order_id not in self.copy.orders:
-                raise LookupError(f"order {order_id} was not read")
-            return self._order(order_id)
-        order = command.order
+    def _records(self, command: Command) -> tuple[Order | None, Mapping[str, Order]]:
+        """The orders that `transition` has to know of for `command`."""
+        if isinstance(command, (c.Reserve, c.Abandon)):
+            return self._holder(command.order), NO_ORDERS
+        if isinstance(command, (c.ReserveGroup, c.AbandonGroup)):
+            held = ((order.order_id, self._holder(order)) for order in command.orders)
+            return None, {order_id: order for order_id, order in held if order is not None}
+        order_id = named_order(command)
+        known = self._read(order_id) if order_id else None
+        if known is None or known.group is None:
+            return known, NO_ORDERS
+        linked = ((name, self._read(name)) for name in known.group.linked)
+        return known, {name: order for name, order in linked if order is not None}
+
+    def _read(self, order_id: str) -> Order | None:
+        if order_id not in self.orders and order_id not in self.copy.orders:
+            raise LookupError(f"order {order_id} was not read")
+        return self._order(order_id)
+
+    def _holder(self, order: Order) -> Order | None:
+        """Who holds the order id or the client order id of a new order; a guard when nobody seems to."""
         known = self._order(order.order_id)
         if known is not None:
             return known
@@ -131,7 +144,7 @@ class Draft:
     def _note_client(self, event: Event) -> None:
         if isinstance(event, Denied) and event.abandoned:
             self.tombstones.add(event.order.order_id)
-        elif isinstance(event, Ended) and not event.stream_seq:
+        elif isinstance(event, Ended) and event.abandoned:
             client_id = self.orders[event.order_id].client_order_id
             if client_id:
                 self.clients[client_id] = None
@@ -140,12 +153,25 @@ class Draft:
             self.clients[event.order.client_order_id] = event.order.order_id
 
 
-def preread(commands: Iterable[Command], copy: Copy) -> list[str]:
-    """Ids of the orders that have to be read before `commands` can be applied to `copy`."""
-    missing: dict[str, None] = {}
+def needed(commands: Iterable[Command], copy: Copy) -> list[str]:
+    """Ids of the orders whose records `commands` are about, as far as `copy` tells."""
+    names: dict[str, None] = {}
     for command in commands:
-        if not isinstance(command, (c.Reserve, c.Abandon)):
-            order_id = named_order(command)
-            if order_id and order_id not in copy.orders:
-                missing[order_id] = None
-    return list(missing)
+        if isinstance(command, (c.Reserve, c.Abandon)):
+            continue
+        order_id = named_order(command)
+        if not order_id:
+            continue
+        names[order_id] = None
+        order = copy.orders.get(order_id)
+        if order is not None and order.group is not None:
+            names.update(dict.fromkeys(order.group.linked))
+    return list(names)
+
+
+def preread(commands: Iterable[Command], copy: Copy) -> list[str]:
+    """Ids of orders that have to be read before `commands` can be applied to `copy`.
+
+    To be asked until there are none: only the record of an order tells which others belong to it.
+    """
+    return [order_id for order_id in needed(commands, copy) if order_id not in copy.orders]

@@ -73,6 +73,24 @@ class Ended:
     message: str
     stream_seq: int
     """0 when the end was not reported by the venue."""
+    abandoned: bool = False
+    """Given up by its submission: no outcome, so not remembered under the client order id."""
+
+
+@dataclass(frozen=True, slots=True)
+class HoldingChanged:
+    """What an order of a group holds for itself and its sibling has changed."""
+
+    order_id: str
+    reservation: Reservation
+
+
+@dataclass(frozen=True, slots=True)
+class Activated:
+    """An exit of a bracket is an order of the account from now on, and has to be sent to the venue."""
+
+    order: Order
+    """As it is now; `group.linked` names the exit that is activated and sent together with it, if any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +155,8 @@ Event: TypeAlias = (
     | Acknowledged
     | Filled
     | Ended
+    | HoldingChanged
+    | Activated
     | CancelRequested
     | CancelRejected
     | ReplaceRequested
@@ -153,6 +173,8 @@ EVENT_TYPES: Final[dict[str, type[Event]]] = {
     "acknowledged": Acknowledged,
     "filled": Filled,
     "ended": Ended,
+    "holding_changed": HoldingChanged,
+    "activated": Activated,
     "cancel_requested": CancelRequested,
     "cancel_rejected": CancelRejected,
     "replace_requested": ReplaceRequested,

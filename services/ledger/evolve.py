@@ -22,7 +22,7 @@ class AccountMissing(LookupError):
 
 def event_order(event: Event) -> str:
     """Id of the order that `event` changes, or an empty string."""
-    if isinstance(event, _NEW_ORDERS):
+    if isinstance(event, _WHOLE_ORDERS):
         return event.order.order_id
     return cast(str, getattr(event, "order_id", ""))
 
@@ -49,7 +49,7 @@ _Changes: TypeAlias = dict[str, Any]
 _Evolved: TypeAlias = tuple[_Changes, Order | None]
 """The account's fields that change, and the order as it is afterwards."""
 
-_NEW_ORDERS: Final = (e.Reserved, e.Denied)
+_WHOLE_ORDERS: Final = (e.Reserved, e.Denied, e.Activated)
 _REPORTED: Final = (
     e.Filled, e.Acknowledged, e.Ended, e.ReportIgnored, e.CancelRejected, e.Replaced, e.ReplaceRejected,
 )  # fmt: skip
@@ -78,7 +78,8 @@ def _reserved(account: Account, _: Order | None, event: e.Reserved, now_ns: int)
     order = event.order
     position = account.position(order.symbol).with_reserved(order, order.reserved_quantity)
     changes = _holding(account, position)
-    changes["open_orders"] = account.open_orders + 1
+    if order.counts_as_open:
+        changes["open_orders"] = account.open_orders + 1
     return changes, order if order.updated_ns == now_ns else replace(order, updated_ns=now_ns)
 
 
@@ -124,7 +125,7 @@ def _filled(account: Account, order: Order | None, event: e.Filled, now_ns: int)
         account, position.with_fill(event.side, event.quantity, event.price, event.fee, order, released)
     )
     changes["cash"] = cash
-    if ended:
+    if ended and order.counts_as_open:
         changes["open_orders"] = account.open_orders - 1
     return changes, changed(order, after)
 
@@ -132,7 +133,8 @@ def _filled(account: Account, order: Order | None, event: e.Filled, now_ns: int)
 def _ended(account: Account, order: Order | None, event: e.Ended, now_ns: int) -> _Evolved:
     order = _known(order)
     changes = _holding(account, account.position(order.symbol).with_reserved(order, -order.reserved_quantity))
-    changes["open_orders"] = account.open_orders - 1
+    if order.counts_as_open:
+        changes["open_orders"] = account.open_orders - 1
     return changes, replace(
         order,
         state=event.state,
@@ -141,6 +143,18 @@ def _ended(account: Account, order: Order | None, event: e.Ended, now_ns: int) -
         message=event.message,
         updated_ns=now_ns,
     )
+
+
+def _holding_changed(account: Account, order: Order | None, event: e.HoldingChanged, now_ns: int) -> _Evolved:
+    order = _known(order)
+    after = replace(order, reservation=event.reservation, updated_ns=now_ns)
+    return _exchanged(account, order, after), after
+
+
+def _activated(account: Account, order: Order | None, event: e.Activated, now_ns: int) -> _Evolved:
+    changes = _exchanged(account, _known(order), event.order)
+    changes["open_orders"] = account.open_orders + 1
+    return changes, event.order
 
 
 def _cancel_requested(
@@ -229,6 +243,8 @@ _EVOLVERS: Final[dict[type[Any], Callable[[Account, Order | None, Any, int], _Ev
     e.Acknowledged: _acknowledged,
     e.Filled: _filled,
     e.Ended: _ended,
+    e.HoldingChanged: _holding_changed,
+    e.Activated: _activated,
     e.CancelRequested: _cancel_requested,
     e.CancelRejected: _cancel_rejected,
     e.ReplaceRequested: _replace_requested,

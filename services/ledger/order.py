@@ -32,6 +32,7 @@ class TimeInForce(StrEnum):
 
 
 class OrderState(StrEnum):
+    WAITING = "waiting"
     PENDING_NEW = "pending_new"
     NEW = "new"
     PARTIALLY_FILLED = "partially_filled"
@@ -64,6 +65,7 @@ class OrderEvent(StrEnum):
     REJECTED = "rejected"
     EXPIRED = "expired"
     ABANDONED = "abandoned"
+    ACTIVATED = "activated"
 
 
 _S, _E = OrderState, OrderEvent
@@ -77,6 +79,8 @@ _ENDS: Final = {
 
 TRANSITIONS: Final[dict[tuple[OrderState, OrderEvent], OrderState]] = {
     **{(state, event): end for state in OrderState if state not in TERMINAL for event, end in _ENDS.items()},
+    (_S.WAITING, _E.ACTIVATED): _S.PENDING_NEW,
+    (_S.WAITING, _E.ABANDONED): _S.CANCELED,
     (_S.PENDING_NEW, _E.ACCEPTED): _S.NEW,
     (_S.PENDING_NEW, _E.PARTIAL_FILL): _S.PARTIALLY_FILLED,
     (_S.PENDING_NEW, _E.CANCEL_REQUESTED): _S.PENDING_CANCEL,
@@ -159,6 +163,28 @@ class Replacement:
     """How often it was sent again by others than the worker that was asked for it."""
 
 
+class GroupRole(StrEnum):
+    """LEG: of a pair of which one cancels the other. ENTRY, EXIT: of a bracket."""
+
+    LEG = "leg"
+    ENTRY = "entry"
+    EXIT = "exit"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """An order's place among the orders that were submitted together with it."""
+
+    group_id: str
+    """Id of the group's first order."""
+    role: GroupRole
+    linked: tuple[str, ...]
+    """Ids of the orders that a change of this one may change too: of a leg and of an exit the other one, of
+    an entry its exits."""
+    alone: Reservation = NO_RESERVATION
+    """What the order holds when no other one holds it along."""
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """One order of one account. Times are nanoseconds since the epoch, UTC."""
@@ -197,10 +223,16 @@ class Order:
     """Fills already booked; a repeated one is recognised whatever its sequence."""
     unchecked: bool = False
     """Reserved without risk checks, because they are switched off."""
+    group: Group | None = None
 
     @property
     def is_open(self) -> bool:
         return self.state not in TERMINAL
+
+    @property
+    def counts_as_open(self) -> bool:
+        """Whether it is one of the account's open orders: an exit that waits for its entry is not yet."""
+        return self.is_open and self.state is not OrderState.WAITING
 
     @property
     def leaves(self) -> Decimal:
@@ -209,5 +241,6 @@ class Order:
 
     @property
     def reserved_quantity(self) -> Decimal:
-        """Units for which the account holds a reservation: leaves, or more during an amendment."""
+        """Units for which the account holds a reservation: leaves, or more during an amendment, or what the
+        order's part of its group's reservation is."""
         return max(ZERO, self.reservation.quantity - self.cumulative) if self.is_open else ZERO

@@ -4,8 +4,9 @@ Pure functions. Deciders turn a command into events; `evolve` folds one event in
 changes state.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 from services.ledger import commands as c
@@ -14,6 +15,7 @@ from services.ledger.account import Account
 from services.ledger.commands import Command, Effect, Outcome, ReportKind
 from services.ledger.events import Event
 from services.ledger.evolve import AccountMissing, event_order, evolve
+from services.ledger.groups import abandon_group, following, reserve_group
 from services.ledger.numbers import ZERO
 from services.ledger.order import (
     NO_RESERVATION,
@@ -27,6 +29,9 @@ from services.ledger.order import (
 from services.ledger.values import replace
 
 __all__ = ["AccountMissing", "Transition", "event_order", "evolve", "named_order", "transition"]
+
+
+NO_ORDERS: Final[Mapping[str, Order]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +53,20 @@ def named_order(command: Command) -> str:
     return ""
 
 
-def transition(account: Account | None, order: Order | None, command: Command, now_ns: int) -> Transition:
+def transition(
+    account: Account | None,
+    order: Order | None,
+    command: Command,
+    now_ns: int,
+    others: Mapping[str, Order] = NO_ORDERS,
+) -> Transition:
     """Applies `command`.
 
     `account` is the account's state (None: not open); `order` is the record of the order that the command
     names, or for `Reserve` and `Abandon` of the one that holds the same order id or client order id; None
-    when there is none. `now_ns` is the time of the change. Raises `AccountMissing` for anything but `Open`
-    on no account.
+    when there is none. `now_ns` is the time of the change. `others` are the stored records of the orders that
+    `order` is linked with; for commands on a group, of what holds the order id or client order id of each of
+    its orders, by its id. Raises `AccountMissing` for anything but `Open` on no account.
     """
     if isinstance(command, c.Open):
         if account is not None:
@@ -64,17 +76,43 @@ def transition(account: Account | None, order: Order | None, command: Command, n
         return Transition(state, {}, (opened,), Outcome(Effect.DONE))
     if account is None:
         raise AccountMissing(command.account)
-    events, outcome = _DECIDERS[type(command)](account, order, command, now_ns)
+    if isinstance(command, c.ReserveGroup):
+        events, outcome = reserve_group(account, others, command, now_ns)
+    elif isinstance(command, c.AbandonGroup):
+        events, outcome = abandon_group(account, others, command, now_ns)
+    else:
+        events, outcome = _DECIDERS[type(command)](account, order, command, now_ns)
+    known = {**others}
+    if order is not None:
+        known[order.order_id] = order
     changed: dict[str, Order] = {}
-    for event in events:
-        account, order = evolve(account, order, event, now_ns)
-        if order is not None:
-            changed[order.order_id] = order
+    account = _fold(account, known, events, changed, now_ns)
+    if order is not None and order.group is not None and order.order_id in changed:
+        reported = command.stream_seq if isinstance(command, c.ApplyReport) else 0
+        further = following(order, changed[order.order_id], others, reported, now_ns)
+        account = _fold(account, known, further, changed, now_ns)
+        events += further
     if outcome.order is not None:
         after = changed.get(outcome.order.order_id)
         if after is not None and after is not outcome.order:
-            outcome = Outcome(outcome.effect, after, outcome.refusal)
+            outcome = Outcome(outcome.effect, after, outcome.refusal, outcome.orders)
     return Transition(account, changed, events, outcome)
+
+
+def _fold(
+    account: Account,
+    known: Mapping[str, Order],
+    events: Iterable[Event],
+    changed: dict[str, Order],
+    now_ns: int,
+) -> Account:
+    """Folds `events`, each into the record of its order; `changed` takes the records as they are then."""
+    for event in events:
+        name = event_order(event)
+        account, order = evolve(account, changed.get(name) or known.get(name), event, now_ns)
+        if order is not None:
+            changed[order.order_id] = order
+    return account
 
 
 _Decision = tuple[tuple[Event, ...], Outcome]
@@ -128,7 +166,7 @@ def _abandon(account: Account, known: Order | None, command: c.Abandon, now_ns: 
         return (), Outcome(Effect.REPEATED if same else Effect.CONFLICT, known)
     if next_state(known.state, OrderEvent.ABANDONED, executed=False) is None:
         return (), Outcome(Effect.REPEATED, known)
-    ended = e.Ended(known.order_id, OrderState.CANCELED, command.reason, command.message, 0)
+    ended = e.Ended(known.order_id, OrderState.CANCELED, command.reason, command.message, 0, abandoned=True)
     return (ended,), Outcome(Effect.DONE, known)
 
 
@@ -139,6 +177,9 @@ def _request_cancel(
         return (), Outcome(Effect.NOT_FOUND)
     if not order.is_open:
         return (), Outcome(Effect.NOT_OPEN, order)
+    if order.state is OrderState.WAITING:
+        ended = e.Ended(order.order_id, OrderState.CANCELED, command.reason, "", 0)
+        return (ended,), Outcome(Effect.DONE, order)
     if order.state is OrderState.PENDING_CANCEL and not command.again:
         return (), Outcome(Effect.REPEATED, order)
     return (e.CancelRequested(order.order_id, order.cancels + 1, command.reason),), Outcome(
@@ -151,6 +192,8 @@ def _amend(account: Account, order: Order | None, command: c.Amend, now_ns: int)
         return (), Outcome(Effect.NOT_FOUND)
     if _in_flight(order, command):
         return (), Outcome(Effect.REPEATED, order)
+    if order.group is not None:
+        return (), Outcome(Effect.GROUPED, order)
     if order.state is OrderState.PENDING_REPLACE:
         return (), Outcome(Effect.BUSY, order)
     if order.is_open and command.revision <= order.revision:

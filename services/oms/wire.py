@@ -93,6 +93,8 @@ def order_message(order: Order) -> order_pb2.Order:
         message.message = order.message
     message.create_time.FromNanoseconds(order.created_ns)
     message.update_time.FromNanoseconds(order.updated_ns)
+    if order.group is not None:
+        message.group_id = order.group.group_id
     if order.expire_ns:
         message.expire_time.FromNanoseconds(order.expire_ns)
     return message
@@ -121,8 +123,6 @@ def _fill_position(message: order_pb2.Position, position: Position) -> None:
 
 _EVENT_KINDS: Final[Mapping[type[Any], str]] = {kind: name for name, kind in e.EVENT_TYPES.items()}
 _EVENT_STATES: Final[Mapping[type[Any], OrderState]] = {
-    e.Reserved: OrderState.PENDING_NEW,
-    e.Denied: OrderState.DENIED,
     e.Acknowledged: OrderState.NEW,
     e.CancelRequested: OrderState.PENDING_CANCEL,
     e.ReplaceRequested: OrderState.PENDING_REPLACE,
@@ -136,8 +136,9 @@ def execution_event(account: str, event: e.Event, time_ns: int) -> order_pb2.Exe
     state = event.state if isinstance(event, e.Ended) else _EVENT_STATES.get(type(event))
     if state is not None:
         message.state = STATES[state]
-    if isinstance(event, e.Reserved | e.Denied):
+    if isinstance(event, e.Reserved | e.Denied | e.Activated):
         order = event.order
+        message.state = STATES[order.state]
         message.order_id = order.order_id
         if order.client_order_id:
             message.client_order_id = order.client_order_id

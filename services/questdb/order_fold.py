@@ -23,6 +23,7 @@ Row: TypeAlias = Sequence[Any]
 
 _NAMES: Final[Mapping[type[Any], str]] = {kind: name for name, kind in EVENT_TYPES.items()}
 _REPLACE_REQUESTED: Final = _NAMES[e.ReplaceRequested]
+_WHOLE_ORDERS: Final = (e.Reserved, e.Denied, e.Activated)
 _ENDS_OF_AMENDMENT: Final = frozenset({_NAMES[e.Replaced], _NAMES[e.ReplaceRejected], _NAMES[e.Ended]})
 _COLUMN: Final = {column.name: index for index, column in enumerate(ORDERS_LOG.columns)}
 
@@ -67,14 +68,14 @@ class Occurrence:
 
 def order_of(event: Event) -> str:
     """Id of the order that `event` is about; empty when it is about none."""
-    if isinstance(event, e.Reserved | e.Denied):
+    if isinstance(event, _WHOLE_ORDERS):
         return event.order.order_id
     return str(getattr(event, "order_id", ""))
 
 
 def introduces(event: Event) -> bool:
     """Whether `event` brings the whole order along, so that nothing has to be known before it."""
-    return isinstance(event, e.Reserved | e.Denied)
+    return isinstance(event, _WHOLE_ORDERS)
 
 
 def logged(known: LoggedOrder | None, event: Event, at: Occurrence) -> tuple[LoggedOrder | None, Row | None]:
@@ -119,7 +120,7 @@ def from_rows(rows: Iterable[Row]) -> dict[str, LoggedOrder]:
 
 def _after(known: LoggedOrder | None, event: Event, account_seq: int) -> LoggedOrder:
     match event:
-        case e.Reserved(order=order) | e.Denied(order=order):
+        case e.Reserved(order=order) | e.Denied(order=order) | e.Activated(order=order):
             return _introduced(order, account_seq)
         case e.Filled() if known is None:
             # All that is known of the order is what the trade says.
@@ -212,7 +213,7 @@ def _row(order: LoggedOrder, event: Event, at: Occurrence) -> Row:
 
 
 def _reason(event: Event) -> str:
-    if isinstance(event, e.Reserved | e.Denied):
+    if isinstance(event, _WHOLE_ORDERS):
         reason = event.order.reason
     elif isinstance(event, e.ReportIgnored):
         reason = event.why

@@ -141,6 +141,8 @@ def _outcome_response(outcome: Outcome, order_id: str) -> risk_pb2.ReserveRespon
             reason="REVISION_USED",
             metadata=facts,
         )
+    if effect is Effect.GROUPED:
+        raise FailedPrecondition("an order of a group is not amended", reason="ORDER_GROUPED", metadata=facts)
     if _given_up(order):
         response = _denied(order.order_id, order.reason, order.message)
     else:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 
 from services.ledger.account import Account
 from services.ledger.commands import (
     Abandon,
     AbandonAmend,
+    AbandonGroup,
     Amend,
     ApplyReport,
     Approved,
@@ -18,8 +20,11 @@ from services.ledger.commands import (
     ReportKind,
     RequestCancel,
     Reserve,
+    ReserveGroup,
 )
 from services.ledger.order import (
+    Group,
+    GroupRole,
     Order,
     OrderState,
     OrderType,
@@ -81,6 +86,41 @@ def refuse(account: Account, order: Order) -> Refused:
 
 def reserve(order: Order, assess: Assess = hold_price) -> Reserve:
     return Reserve(order, assess)
+
+
+def grouped(*orders: Order) -> tuple[Order, ...]:
+    """Orders as a pair when they are of two of a kind, or else as an entry with exits of the other side."""
+    first, *rest = orders
+    ids = [order.order_id for order in orders]
+    if len(orders) == 2 and first.side is rest[0].side:
+        return tuple(
+            replace(order, group=Group(ids[0], GroupRole.LEG, (other,)))
+            for order, other in zip(orders, reversed(ids), strict=True)
+        )
+    exits = [
+        replace(
+            order,
+            group=Group(ids[0], GroupRole.EXIT, tuple(name for name in ids[1:] if name != order.order_id)),
+        )
+        for order in rest
+    ]
+    return replace(first, group=Group(ids[0], GroupRole.ENTRY, tuple(ids[1:]))), *exits
+
+
+def hold_prices(account: Account, orders: tuple[Order, ...]) -> tuple[Approved, ...]:
+    return tuple(hold_price(account, order) for order in orders)
+
+
+def refuse_group(account: Account, orders: tuple[Order, ...]) -> Refused:
+    return Refused("order_size_limit", "too large")
+
+
+def reserve_group(orders: tuple[Order, ...], *, refused: bool = False) -> ReserveGroup:
+    return ReserveGroup(orders, refuse_group if refused else hold_prices)
+
+
+def abandon_group(orders: tuple[Order, ...]) -> AbandonGroup:
+    return AbandonGroup(orders, "risk_timeout", "no answer in time")
 
 
 def abandon(order: Order, reason: str = "risk_timeout") -> Abandon:

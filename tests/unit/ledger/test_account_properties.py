@@ -33,8 +33,8 @@ def test_any_history_keeps_money_reservations_and_journal_exact(seed: int, lengt
     ]
     for start in range(0, len(commands), batch):
         part = commands[start : start + batch]
-        for order_id in preread(part, copy):
-            copy.orders[order_id] = stored.get(order_id)
+        while missing := preread(part, copy):
+            copy.orders.update((order_id, stored.get(order_id)) for order_id in missing)
         # What a refused commit would bring: the holders of order ids and client order ids.
         copy.orders.update(stored)
         copy.clients = dict(clients)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -23,7 +24,16 @@ from services.ledger.codec import (
 from services.ledger.events import EVENT_TYPES
 from services.ledger.journal import Journal, JournalGap, differences, fingerprint
 from services.ledger.numbers import install_context
-from services.ledger.order import NO_RESERVATION, OrderState, Replacement, Reservation, Side, Terms
+from services.ledger.order import (
+    NO_RESERVATION,
+    Group,
+    GroupRole,
+    OrderState,
+    Replacement,
+    Reservation,
+    Side,
+    Terms,
+)
 from tests.unit.ledger.making import make_order
 
 TERMS = Terms(Decimal("0.000000000000000001"), Decimal("99999999999999999999.5"), None, Decimal(7))
@@ -39,6 +49,8 @@ EXAMPLES: dict[str, e.Event] = {
         late=True, overfill=Decimal("0.05"), unknown=True,
     ),
     "ended": e.Ended("o", OrderState.EXPIRED, "why", "a sentence with \"quotes\" and ü", 4),
+    "holding_changed": e.HoldingChanged("o", HELD),
+    "activated": e.Activated(replace(make_order("acc"), group=Group("g", GroupRole.EXIT, ("o",), HELD))),
     "cancel_requested": e.CancelRequested("o", 2, "halt"),
     "cancel_rejected": e.CancelRejected("o", "too late", 9),
     "replace_requested": e.ReplaceRequested("o", Replacement(1, TERMS, HELD, NO_RESERVATION), HELD),

@@ -7,6 +7,7 @@ import pytest
 from services.ledger.order import TERMINAL, OrderEvent, OrderState, next_state
 
 _STATES = {
+    "wt": OrderState.WAITING,
     "pn": OrderState.PENDING_NEW,
     "new": OrderState.NEW,
     "part": OrderState.PARTIALLY_FILLED,
@@ -19,21 +20,22 @@ _STATES = {
     "exp": OrderState.EXPIRED,
 }
 
-# Rows: events; columns: the five open states; a dot is an event without effect.
+# Rows: events; columns: the six open states; a dot is an event without effect.
 _TABLE = """
-                    pn     new    part   pc     pr
-accepted            new    .      .      pc     .
-partial_fill        part   part   part   pc     pr
-full_fill           fil    fil    fil    fil    fil
-cancel_requested    pc     pc     pc     pc     pc
-cancel_rejected     .      .      .      new    .
-replace_requested   .      pr     pr     .      .
-replaced            .      .      .      pc     new
-replace_rejected    .      .      .      pc     new
-canceled            can    can    can    can    can
-rejected            rej    rej    rej    rej    rej
-expired             exp    exp    exp    exp    exp
-abandoned           can    .      .      .      .
+                    wt     pn     new    part   pc     pr
+accepted            .      new    .      .      pc     .
+partial_fill        .      part   part   part   pc     pr
+full_fill           fil    fil    fil    fil    fil    fil
+cancel_requested    .      pc     pc     pc     pc     pc
+cancel_rejected     .      .      .      .      new    .
+replace_requested   .      .      pr     pr     .      .
+replaced            .      .      .      .      pc     new
+replace_rejected    .      .      .      .      pc     new
+canceled            can    can    can    can    can    can
+rejected            rej    rej    rej    rej    rej    rej
+expired             exp    exp    exp    exp    exp    exp
+abandoned           can    can    .      .      .      .
+activated           pn     .      .      .      .      .
 """
 
 

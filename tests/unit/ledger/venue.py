@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from services.ledger.account import Account
@@ -16,14 +16,17 @@ from services.ledger.order import Order, Side
 from tests.unit.ledger.making import (
     abandon,
     abandon_amend,
+    abandon_group,
     amend,
     fill,
+    grouped,
     hold_price,
     make_order,
     refuse,
     report,
     request_cancel,
     reserve,
+    reserve_group,
 )
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
@@ -59,6 +62,7 @@ class Traffic:
         self.rng = rng
         self.sequence = sequence
         self.orders: list[Order] = []
+        self.groups: list[tuple[Order, ...]] = []
         self.revisions: dict[str, int] = {}
         self.reports: list[ApplyReport] = []
         self.expected = Expected()
@@ -70,10 +74,12 @@ class Traffic:
         if choice < 0.45 or not self.orders:
             return reserve(self._new_order(), refuse if rng.random() < 0.1 else hold_price)
         order = rng.choice(self.orders[-20:])
+        if choice < 0.5:
+            return self._group_command()
         if choice < 0.55:
-            return reserve(order)
+            return reserve(order) if order.group is None else self._group_command()
         if choice < 0.65:
-            return abandon(order if rng.random() < 0.5 else self._new_order())
+            return abandon(order if order.group is None and rng.random() < 0.5 else self._new_order())
         if choice < 0.8:
             return request_cancel(order, again=rng.random() < 0.3)
         last = self.revisions.get(order.order_id, 0)
@@ -83,6 +89,23 @@ class Traffic:
             return RepeatAmend(order.account, order.order_id, last)
         revision = self.revisions[order.order_id] = self.revisions.get(order.order_id, 0) + 1
         return amend(order, revision, self._number(1, 40), self._number(50, 150))
+
+    def _group_command(self) -> Command:
+        rng = self.rng
+        if self.groups and rng.random() < 0.4:
+            group = rng.choice(self.groups[-5:])
+            return abandon_group(group) if rng.random() < 0.5 else reserve_group(group)
+        first = self._new_order()
+        other = {Side.BUY: Side.SELL, Side.SELL: Side.BUY}[first.side]
+        pair = rng.random() < 0.5
+        further = [
+            replace(self._new_order(), symbol=first.symbol, side=first.side if pair else other)
+            for _ in range(1 if pair else rng.choice([1, 2]))
+        ]
+        group = grouped(first, *further)
+        self.orders[-len(group) :] = group
+        self.groups.append(group)
+        return reserve_group(group, refused=rng.random() < 0.1)
 
     def venue_report(self) -> ApplyReport:
         """The next report of the stream: new, repeated under its own number, or under a new one."""
@@ -131,8 +154,6 @@ class Traffic:
 
 
 def _renumbered(old: ApplyReport, seq: int) -> ApplyReport:
-    from dataclasses import replace
-
     return replace(old, stream_seq=seq)
 
 
@@ -149,7 +170,7 @@ def broken_invariants(account: Account, orders: list[Order], expected: Expected)
     realised = sum((p.realised - p.fees for p in positions), Decimal(0))
     cost = sum((p.cost for p in positions), Decimal(0))
     must("realised - fees", realised, account.cash - account.opening_cash + cost)
-    must("open orders", account.open_orders, sum(order.is_open for order in orders))
+    must("open orders", account.open_orders, sum(order.counts_as_open for order in orders))
     for symbol in SYMBOLS:
         position = account.position(symbol)
         must(f"{symbol} quantity", position.quantity, expected.quantity(symbol))
@@ -167,7 +188,7 @@ def broken_invariants(account: Account, orders: list[Order], expected: Expected)
         fee = sum((o.reserved_quantity * o.reservation.unit_fee for o in held), Decimal(0))
         must(f"{symbol} worst fee", position.worst_fee, fee)
     for order in orders:
-        if order.is_open and order.replacement is None:
+        if order.is_open and order.replacement is None and order.group is None:
             must(f"{order.order_id} reserved", order.reserved_quantity, order.leaves)
         must(f"{order.order_id} executions", len(order.exec_ids), len(set(order.exec_ids)))
     return wrong

@@ -57,9 +57,16 @@ class _GroupKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GroupKind.V
     GROUP_KIND_UNSPECIFIED: _GroupKind.ValueType  # 0
     """Always an error."""
     GROUP_KIND_OCO: _GroupKind.ValueType  # 1
-    """One cancels the other."""
+    """One cancels the other: the first execution of one, partial or whole, cancels the other in the same step of
+    the venue, so that never both execute. An end without execution leaves the other one working. Of one side,
+    the two reserve what the larger one needs.
+    """
     GROUP_KIND_BRACKET: _GroupKind.ValueType  # 2
-    """The first is the entry; the others are exits that its fill activates and of which one cancels the other."""
+    """The first is the entry; the others are exits of the other side, which wait (`waiting`) and become orders
+    when the entry ends: when it is filled, or canceled or expired after a part of it was, for the quantity that
+    was filled; two exits cancel one another then. An entry that ends without execution cancels its exits. The
+    time in force of an exit begins when it becomes an order.
+    """
 
 class GroupKind(_GroupKind, metaclass=_GroupKindEnumTypeWrapper):
     """How the orders of a group depend on each other."""
@@ -67,9 +74,16 @@ class GroupKind(_GroupKind, metaclass=_GroupKindEnumTypeWrapper):
 GROUP_KIND_UNSPECIFIED: GroupKind.ValueType  # 0
 """Always an error."""
 GROUP_KIND_OCO: GroupKind.ValueType  # 1
-"""One cancels the other."""
+"""One cancels the other: the first execution of one, partial or whole, cancels the other in the same step of
+the venue, so that never both execute. An end without execution leaves the other one working. Of one side,
+the two reserve what the larger one needs.
+"""
 GROUP_KIND_BRACKET: GroupKind.ValueType  # 2
-"""The first is the entry; the others are exits that its fill activates and of which one cancels the other."""
+"""The first is the entry; the others are exits of the other side, which wait (`waiting`) and become orders
+when the entry ends: when it is filled, or canceled or expired after a part of it was, for the quantity that
+was filled; two exits cancel one another then. An entry that ends without execution cancels its exits. The
+time in force of an exit begins when it becomes an order.
+"""
 Global___GroupKind: _TypeAlias = GroupKind  # noqa: Y015
 
 @_typing.final
@@ -285,7 +299,11 @@ class SubmitOrderGroupRequest(_message.Message):
     """Required."""
     @_builtins.property
     def orders(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubmitOrderRequest]:
-        """OCO: 2 orders. Bracket: the entry and 1 or 2 exits."""
+        """OCO: 2 orders. Bracket: the entry and 1 or 2 exits. Orders of an OCO and exits are limit, stop or stop_limit
+        and not IOC or FOK; an exit is on the other side of the entry, and its quantity at most the entry's.
+        `client_order_id`: as for a single order; repeating the same group with the ids of at least one of its orders
+        returns the original outcome.
+        """
 
     def __init__(
         self,
@@ -303,7 +321,7 @@ Global___SubmitOrderGroupRequest: _TypeAlias = SubmitOrderGroupRequest  # noqa: 
 
 @_typing.final
 class SubmitOrderGroupResponse(_message.Message):
-    """The outcome of a group: all or none."""
+    """The outcome of a group: all are submitted or all are rejected, for the same reason."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -624,6 +642,7 @@ class Order(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    GROUP_ID_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """`{account}-{ULID}`."""
     client_order_id: _builtins.str
@@ -646,6 +665,8 @@ class Order(_message.Message):
     """Why it ended without executing whole; absent otherwise."""
     message: _builtins.str
     """The reason as a sentence; absent when there is none."""
+    group_id: _builtins.str
+    """The group it was submitted with: the id of the group's first order. Absent: of none."""
     @_builtins.property
     def quantity(self) -> _decimal_pb2.Decimal:
         """The total quantity."""
@@ -710,13 +731,16 @@ class Order(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        group_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_client_order_id", b"_client_order_id", "_message", b"_message", "_reason", b"_reason", "_time_in_force", b"_time_in_force", "average_price", b"average_price", "client_order_id", b"client_order_id", "create_time", b"create_time", "cumulative_quantity", b"cumulative_quantity", "expire_time", b"expire_time", "fees", b"fees", "leaves_quantity", b"leaves_quantity", "message", b"message", "price", b"price", "quantity", b"quantity", "reason", b"reason", "stop_price", b"stop_price", "time_in_force", b"time_in_force", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_client_order_id", b"_client_order_id", "_group_id", b"_group_id", "_message", b"_message", "_reason", b"_reason", "_time_in_force", b"_time_in_force", "average_price", b"average_price", "client_order_id", b"client_order_id", "create_time", b"create_time", "cumulative_quantity", b"cumulative_quantity", "expire_time", b"expire_time", "fees", b"fees", "group_id", b"group_id", "leaves_quantity", b"leaves_quantity", "message", b"message", "price", b"price", "quantity", b"quantity", "reason", b"reason", "stop_price", b"stop_price", "time_in_force", b"time_in_force", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_client_order_id", b"_client_order_id", "_message", b"_message", "_reason", b"_reason", "_time_in_force", b"_time_in_force", "account", b"account", "average_price", b"average_price", "client_order_id", b"client_order_id", "create_time", b"create_time", "cumulative_quantity", b"cumulative_quantity", "expire_time", b"expire_time", "fees", b"fees", "leaves_quantity", b"leaves_quantity", "message", b"message", "order_id", b"order_id", "price", b"price", "quantity", b"quantity", "reason", b"reason", "revision", b"revision", "side", b"side", "state", b"state", "stop_price", b"stop_price", "symbol", b"symbol", "time_in_force", b"time_in_force", "type", b"type", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_client_order_id", b"_client_order_id", "_group_id", b"_group_id", "_message", b"_message", "_reason", b"_reason", "_time_in_force", b"_time_in_force", "account", b"account", "average_price", b"average_price", "client_order_id", b"client_order_id", "create_time", b"create_time", "cumulative_quantity", b"cumulative_quantity", "expire_time", b"expire_time", "fees", b"fees", "group_id", b"group_id", "leaves_quantity", b"leaves_quantity", "message", b"message", "order_id", b"order_id", "price", b"price", "quantity", b"quantity", "reason", b"reason", "revision", b"revision", "side", b"side", "state", b"state", "stop_price", b"stop_price", "symbol", b"symbol", "time_in_force", b"time_in_force", "type", b"type", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__client_order_id: _TypeAlias = _typing.Literal["client_order_id"]  # noqa: Y015
     _WhichOneofArgType__client_order_id: _TypeAlias = _typing.Literal["_client_order_id", b"_client_order_id"]  # noqa: Y015
+    _WhichOneofReturnType__group_id: _TypeAlias = _typing.Literal["group_id"]  # noqa: Y015
+    _WhichOneofArgType__group_id: _TypeAlias = _typing.Literal["_group_id", b"_group_id"]  # noqa: Y015
     _WhichOneofReturnType__message: _TypeAlias = _typing.Literal["message"]  # noqa: Y015
     _WhichOneofArgType__message: _TypeAlias = _typing.Literal["_message", b"_message"]  # noqa: Y015
     _WhichOneofReturnType__reason: _TypeAlias = _typing.Literal["reason"]  # noqa: Y015
@@ -725,6 +749,8 @@ class Order(_message.Message):
     _WhichOneofArgType__time_in_force: _TypeAlias = _typing.Literal["_time_in_force", b"_time_in_force"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__client_order_id) -> _WhichOneofReturnType__client_order_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__group_id) -> _WhichOneofReturnType__group_id | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__message) -> _WhichOneofReturnType__message | None: ...
     @_typing.overload
@@ -1132,7 +1158,8 @@ class ExecutionEvent(_message.Message):
     STOP_PRICE_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """`opened`, `registered`, `reserved`, `denied`, `acknowledged`, `filled`, `ended`, `cancel_requested`,
-    `cancel_rejected`, `replace_requested`, `replaced`, `replace_rejected` or `report_ignored`.
+    `cancel_rejected`, `replace_requested`, `replaced`, `replace_rejected`, `report_ignored`, `activated` (an exit
+    became an order) or `holding_changed` (what an order of a group holds reserved did).
     """
     account: _builtins.str
     """The account."""
@@ -1156,7 +1183,7 @@ class ExecutionEvent(_message.Message):
 
     @_builtins.property
     def order(self) -> Global___Order:
-        """The order as it was entered, for `reserved` and `denied`."""
+        """The order as it is then, for `reserved`, `denied` and `activated`."""
 
     @_builtins.property
     def quantity(self) -> _decimal_pb2.Decimal:

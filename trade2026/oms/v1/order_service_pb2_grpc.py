@@ -125,7 +125,9 @@ class OrderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SubmitOrderGroup(self, request, context):
-        """Submits orders that belong together: one cancels the other (OCO), or an entry with its exits (bracket).
+        """Submits orders that belong together: one cancels the other (OCO), or an entry with its exits (bracket). They
+        are checked and reserved together, all or none. An order of a group is canceled alone, and a waiting exit at
+        once; the others go on. It cannot be amended (FAILED_PRECONDITION).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,7 +48,10 @@ class OrderServiceStub:
     BatchSubmitOrders: _grpc.UnaryUnaryMultiCallable[_order_pb2.BatchSubmitOrdersRequest, _order_pb2.BatchSubmitOrdersResponse]
     """Submits up to 100 orders, each on its own; answers stand in the order of the requests."""
     SubmitOrderGroup: _grpc.UnaryUnaryMultiCallable[_order_pb2.SubmitOrderGroupRequest, _order_pb2.SubmitOrderGroupResponse]
-    """Submits orders that belong together: one cancels the other (OCO), or an entry with its exits (bracket)."""
+    """Submits orders that belong together: one cancels the other (OCO), or an entry with its exits (bracket). They
+    are checked and reserved together, all or none. An order of a group is canceled alone, and a waiting exit at
+    once; the others go on. It cannot be amended (FAILED_PRECONDITION).
+    """
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_order_pb2.CancelOrderRequest, _order_pb2.CancelOrderResponse]
     """Asks the venue to cancel an order. The order is pending_cancel until the venue answers; a fill may win.
     FAILED_PRECONDITION: the order has ended.
@@ -103,7 +106,10 @@ class OrderServiceAsyncStub(OrderServiceStub):
     BatchSubmitOrders: _aio.UnaryUnaryMultiCallable[_order_pb2.BatchSubmitOrdersRequest, _order_pb2.BatchSubmitOrdersResponse]  # type: ignore[assignment]
     """Submits up to 100 orders, each on its own; answers stand in the order of the requests."""
     SubmitOrderGroup: _aio.UnaryUnaryMultiCallable[_order_pb2.SubmitOrderGroupRequest, _order_pb2.SubmitOrderGroupResponse]  # type: ignore[assignment]
-    """Submits orders that belong together: one cancels the other (OCO), or an entry with its exits (bracket)."""
+    """Submits orders that belong together: one cancels the other (OCO), or an entry with its exits (bracket). They
+    are checked and reserved together, all or none. An order of a group is canceled alone, and a waiting exit at
+    once; the others go on. It cannot be amended (FAILED_PRECONDITION).
+    """
     CancelOrder: _aio.UnaryUnaryMultiCallable[_order_pb2.CancelOrderRequest, _order_pb2.CancelOrderResponse]  # type: ignore[assignment]
     """Asks the venue to cancel an order. The order is pending_cancel until the venue answers; a fill may win.
     FAILED_PRECONDITION: the order has ended.
@@ -173,7 +179,10 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _order_pb2.SubmitOrderGroupRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_order_pb2.SubmitOrderGroupResponse, _abc.Awaitable[_order_pb2.SubmitOrderGroupResponse]]:
-        """Submits orders that belong together: one cancels the other (OCO), or an entry with its exits (bracket)."""
+        """Submits orders that belong together: one cancels the other (OCO), or an entry with its exits (bracket). They
+        are checked and reserved together, all or none. An order of a group is canceled alone, and a waiting exit at
+        once; the others go on. It cannot be amended (FAILED_PRECONDITION).
+        """
 
     @_abc_1.abstractmethod
     def CancelOrder(

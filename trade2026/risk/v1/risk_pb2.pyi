@@ -9,6 +9,7 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from google.type import decimal_pb2 as _decimal_pb2
 from trade2026.type.v1 import order_pb2 as _order_pb2
@@ -22,6 +23,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ReserveGroupKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReserveGroupKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReserveGroupKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RESERVE_GROUP_KIND_UNSPECIFIED: _ReserveGroupKind.ValueType  # 0
+    """Always an error."""
+    RESERVE_GROUP_KIND_OCO: _ReserveGroupKind.ValueType  # 1
+    """Two orders of which one cancels the other. Each is checked as if it were alone; of one side, they hold what is
+    enough for either.
+    """
+    RESERVE_GROUP_KIND_BRACKET: _ReserveGroupKind.ValueType  # 2
+    """An entry and one or two exits of the other side. The entry is checked and holds its reservation; the exits are
+    checked on the account as the entry's fill would leave it, and hold nothing before.
+    """
+
+class ReserveGroupKind(_ReserveGroupKind, metaclass=_ReserveGroupKindEnumTypeWrapper):
+    """How the orders of a group depend on each other."""
+
+RESERVE_GROUP_KIND_UNSPECIFIED: ReserveGroupKind.ValueType  # 0
+"""Always an error."""
+RESERVE_GROUP_KIND_OCO: ReserveGroupKind.ValueType  # 1
+"""Two orders of which one cancels the other. Each is checked as if it were alone; of one side, they hold what is
+enough for either.
+"""
+RESERVE_GROUP_KIND_BRACKET: ReserveGroupKind.ValueType  # 2
+"""An entry and one or two exits of the other side. The entry is checked and holds its reservation; the exits are
+checked on the account as the entry's fill would leave it, and hold nothing before.
+"""
+Global___ReserveGroupKind: _TypeAlias = ReserveGroupKind  # noqa: Y015
 
 @_typing.final
 class CheckRequest(_message.Message):
@@ -292,6 +325,7 @@ class ReserveRequest(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     MAX_OPEN_ORDERS_FIELD_NUMBER: _builtins.int
     REPLACES_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
     account: _builtins.str
     """As in `CheckRequest`."""
     symbol: _builtins.str
@@ -332,6 +366,10 @@ class ReserveRequest(_message.Message):
     def replaces(self) -> Global___Replaces:
         """Set for an amendment: the order and the revision that these terms replace."""
 
+    @_builtins.property
+    def group(self) -> Global___ReserveGroup:
+        """Set for a group, of which this is the first order: the further ones. All are reserved or none."""
+
     def __init__(
         self,
         *,
@@ -349,14 +387,45 @@ class ReserveRequest(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         max_open_orders: _builtins.int = ...,
         replaces: Global___Replaces | None = ...,
+        group: Global___ReserveGroup | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "price", b"price", "quantity", b"quantity", "replaces", b"replaces", "stop_price", b"stop_price"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "group", b"group", "price", b"price", "quantity", b"quantity", "replaces", b"replaces", "stop_price", b"stop_price"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "client_order_id", b"client_order_id", "digest", b"digest", "expire_time", b"expire_time", "max_open_orders", b"max_open_orders", "order_id", b"order_id", "price", b"price", "quantity", b"quantity", "replaces", b"replaces", "side", b"side", "stop_price", b"stop_price", "symbol", b"symbol", "time_in_force", b"time_in_force", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "client_order_id", b"client_order_id", "digest", b"digest", "expire_time", b"expire_time", "group", b"group", "max_open_orders", b"max_open_orders", "order_id", b"order_id", "price", b"price", "quantity", b"quantity", "replaces", b"replaces", "side", b"side", "stop_price", b"stop_price", "symbol", b"symbol", "time_in_force", b"time_in_force", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReserveRequest: _TypeAlias = ReserveRequest  # noqa: Y015
+
+@_typing.final
+class ReserveGroup(_message.Message):
+    """The further orders of a group."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    ORDERS_FIELD_NUMBER: _builtins.int
+    kind: Global___ReserveGroupKind.ValueType
+    """Required."""
+    @_builtins.property
+    def orders(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReserveRequest]:
+        """OCO: 1 order. Bracket: 1 or 2. Of the same account and symbol as the first; `replaces` and `group` of each are
+        empty. `max_open_orders` is the first order's.
+        """
+
+    def __init__(
+        self,
+        *,
+        kind: Global___ReserveGroupKind.ValueType = ...,
+        orders: _abc.Iterable[Global___ReserveRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "orders", b"orders"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReserveGroup: _TypeAlias = ReserveGroup  # noqa: Y015
 
 @_typing.final
 class Replaces(_message.Message):
@@ -397,6 +466,7 @@ class ReserveResponse(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     REPEATED_FIELD_NUMBER: _builtins.int
     PROTECTION_PRICE_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
     approved: _builtins.bool
     """Whether the reservation is held."""
     reason: _order_pb2.DenialReason.ValueType
@@ -413,6 +483,10 @@ class ReserveResponse(_message.Message):
     def protection_price(self) -> _decimal_pb2.Decimal:
         """Worst price at which the venue may fill; for market and stop orders."""
 
+    @_builtins.property
+    def group(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReserveResponse]:
+        """Outcomes of the group's further orders, in their order. Present when the group was approved by this request."""
+
     def __init__(
         self,
         *,
@@ -423,10 +497,11 @@ class ReserveResponse(_message.Message):
         state: _order_pb2.OrderState.ValueType = ...,
         repeated: _builtins.bool = ...,
         protection_price: _decimal_pb2.Decimal | None = ...,
+        group: _abc.Iterable[Global___ReserveResponse] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_message", b"_message", "_reason", b"_reason", "message", b"message", "protection_price", b"protection_price", "reason", b"reason"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_message", b"_message", "_reason", b"_reason", "approved", b"approved", "message", b"message", "order_id", b"order_id", "protection_price", b"protection_price", "reason", b"reason", "repeated", b"repeated", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_message", b"_message", "_reason", b"_reason", "approved", b"approved", "group", b"group", "message", b"message", "order_id", b"order_id", "protection_price", b"protection_price", "reason", b"reason", "repeated", b"repeated", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__message: _TypeAlias = _typing.Literal["message"]  # noqa: Y015
     _WhichOneofArgType__message: _TypeAlias = _typing.Literal["_message", b"_message"]  # noqa: Y015

@@ -136,6 +136,8 @@ class _OrderStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderState
     """Ended: risk denied it; it never reached the venue."""
     ORDER_STATE_EXPIRED: _OrderState.ValueType  # 10
     """Ended: its time in force ran out at the venue."""
+    ORDER_STATE_WAITING: _OrderState.ValueType  # 11
+    """An exit of a bracket whose entry has not ended: not at the venue yet."""
 
 class OrderState(_OrderState, metaclass=_OrderStateEnumTypeWrapper):
     """Where an order stands. JSON: the short name in lower case, for example `partially_filled`."""
@@ -162,6 +164,8 @@ ORDER_STATE_DENIED: OrderState.ValueType  # 9
 """Ended: risk denied it; it never reached the venue."""
 ORDER_STATE_EXPIRED: OrderState.ValueType  # 10
 """Ended: its time in force ran out at the venue."""
+ORDER_STATE_WAITING: OrderState.ValueType  # 11
+"""An exit of a bracket whose entry has not ended: not at the venue yet."""
 Global___OrderState: _TypeAlias = OrderState  # noqa: Y015
 
 class _DenialReason:
