@@ -12,7 +12,7 @@ from typing import Final
 
 from services.ledger import commands as c
 from services.ledger.commands import Effect, Outcome
-from services.ledger.draft import Copy, Draft, needed, preread
+from services.ledger.draft import Copy, Draft, named, preread
 from services.ledger.errors import (
     CommitUnknown,
     LedgerError,
@@ -200,18 +200,18 @@ class Committing:
             own = 1
         for item in batch:
             draft.apply(item.command)
-        named = needed((item.command for item in batch), copy)
-        if not await self._send(slot, draft, named, batch):
+        names = named((item.command for item in batch), copy)
+        if not await self._send(slot, draft, names, batch):
             return False
         for item, result in zip(batch, draft.results[own:], strict=True):
             item.resolve(result)
         return True
 
-    async def _send(self, slot: Slot, draft: Draft, named: Iterable[str], batch: Sequence[Item]) -> bool:
+    async def _send(self, slot: Slot, draft: Draft, names: Iterable[str], batch: Sequence[Item]) -> bool:
         expected = draft.copy.token
         fenced = slot.unsettled is not None and slot.unsettled == expected
         try:
-            answer = self._store.commit(slot.account, draft, named, fenced, self._installer(slot))
+            answer = self._store.commit(slot.account, draft, names, fenced, self._installer(slot))
         except LedgerError:
             raise
         except Exception as error:

@@ -153,25 +153,28 @@ class Draft:
             self.clients[event.order.client_order_id] = event.order.order_id
 
 
-def needed(commands: Iterable[Command], copy: Copy) -> list[str]:
-    """Ids of the orders whose records `commands` are about, as far as `copy` tells."""
+def named(commands: Iterable[Command], copy: Copy) -> list[str]:
+    """Ids of all orders whose records `commands` are about, as far as `copy` tells."""
     names: dict[str, None] = {}
     for command in commands:
-        if isinstance(command, (c.Reserve, c.Abandon)):
-            continue
-        order_id = named_order(command)
-        if not order_id:
-            continue
-        names[order_id] = None
-        order = copy.orders.get(order_id)
-        if order is not None and order.group is not None:
-            names.update(dict.fromkeys(order.group.linked))
+        if isinstance(command, (c.ReserveGroup, c.AbandonGroup)):
+            names.update((order.order_id, None) for order in command.orders)
+        elif order_id := named_order(command):
+            names[order_id] = None
+            order = copy.orders.get(order_id)
+            if order is not None and order.group is not None:
+                names.update(dict.fromkeys(order.group.linked))
     return list(names)
 
 
 def preread(commands: Iterable[Command], copy: Copy) -> list[str]:
     """Ids of orders that have to be read before `commands` can be applied to `copy`.
 
-    To be asked until there are none: only the record of an order tells which others belong to it.
+    To be asked until there are none: only the record of an order tells which others belong to it. New orders
+    are not read: that they are new is what the commit checks.
     """
-    return [order_id for order_id in needed(commands, copy) if order_id not in copy.orders]
+    about_known = (command for command in commands if not isinstance(command, _ON_NEW_ORDERS))
+    return [order_id for order_id in named(about_known, copy) if order_id not in copy.orders]
+
+
+_ON_NEW_ORDERS: Final = (c.Reserve, c.Abandon, c.ReserveGroup, c.AbandonGroup)

@@ -42,6 +42,32 @@ _DAY_NS: Final = 86_400_000_000_000
 Decision: TypeAlias = tuple[tuple[Event, ...], Outcome]
 
 
+def as_pair(first: Order, second: Order) -> tuple[Order, ...]:
+    """Two orders of one account and symbol, of which one cancels the other."""
+    group_id = first.order_id
+    return (
+        replace(first, group=Group(group_id, GroupRole.LEG, (second.order_id,))),
+        replace(second, group=Group(group_id, GroupRole.LEG, (group_id,))),
+    )
+
+
+def as_bracket(entry: Order, exits: Sequence[Order]) -> tuple[Order, ...]:
+    """An entry with its exits, which are of the other side."""
+    group_id, names = entry.order_id, tuple(order.order_id for order in exits)
+    return (
+        replace(entry, group=Group(group_id, GroupRole.ENTRY, names)),
+        *(
+            replace(
+                order,
+                group=Group(
+                    group_id, GroupRole.EXIT, tuple(name for name in names if name != order.order_id)
+                ),
+            )
+            for order in exits
+        ),
+    )
+
+
 def reserve_group(
     account: Account, known: Mapping[str, Order], command: c.ReserveGroup, now_ns: int
 ) -> Decision:

@@ -1,4 +1,4 @@
-"""The relay of a partition's owner: outbox → LEDGER → positions → trim.
+"""The relay of a partition's owner: outbox → LEDGER → positions, orders that were activated → trim.
 
 Commits of one account leave in their order, one message in flight; what queues up meanwhile goes together in
 the next message. Accounts do not wait for each other. A message that was not acknowledged is published again
@@ -18,6 +18,8 @@ import nats.errors
 from services.ledger import codec, keys
 from services.ledger.connection import Connection, Endpoint
 from services.ledger.errors import NotConnected, RequestRefused, Unanswered
+from services.ledger.events import Activated
+from services.ledger.order import Order
 from services.ledger.partition import PARTITIONS
 from services.ledger.positions import Positions
 from services.ledger.store import LOAD_LIBRARY, function, load_if_lost
@@ -36,6 +38,8 @@ _FORGET_INTERVAL: Final = 5.0
 _FORGET_COUNT: Final = 500
 _RETRY_WAIT: Final = 0.05
 _RETRY_WAIT_MAX: Final = 1.0
+_ACTIVATED: Final = b'"activated":'
+"""In every envelope with such an event, and hardly ever in another one."""
 _VALKEY_ERRORS: Final = (NotConnected, Unanswered, RequestRefused)
 
 
@@ -95,15 +99,25 @@ class _Owned:
         self.active = True
 
 
+Activate = Callable[[Sequence[Order]], Awaitable[object]]
+"""Sends orders that a commit activated to the venue; repeated after a `PublishError`, and after a crash."""
+
+
 class Relay:
     """Carries the outboxes of the partitions that this worker owns; a `PartitionListener`."""
 
     def __init__(
-        self, options: RelayOptions, publisher: JournalPublisher, positions: Positions, clock: Clock
+        self,
+        options: RelayOptions,
+        publisher: JournalPublisher,
+        positions: Positions,
+        activate: Activate,
+        clock: Clock,
     ) -> None:
         self._options = options
         self._publisher = publisher
         self._positions = positions
+        self._activate = activate
         self._clock = clock
         self._owned: dict[int, _Owned] = {}
         self._changed = asyncio.Event()
@@ -231,6 +245,9 @@ class Relay:
             if self._options.realtime_positions:
                 await self._show(account, group)
             for entry in group:
+                if _ACTIVATED in entry.envelope:
+                    await self._send_activated(account, entry)
+            for entry in group:
                 entry.done = True
             self._count(-len(group))
             self._advance(owned)
@@ -258,6 +275,12 @@ class Relay:
             await self._until_done(
                 "positions are published again", account, lambda: self._positions.show(account, changes)
             )
+
+    async def _send_activated(self, account: str, entry: _Entry) -> None:
+        events = codec.decode_commit(entry.envelope).events
+        orders = [event.order for event in events if isinstance(event, Activated)]
+        if orders:
+            await self._until_done("activated orders are sent again", account, lambda: self._activate(orders))
 
     async def _until_done(self, again: str, account: str, step: Callable[[], Awaitable[object]]) -> None:
         """Repeats a step until it succeeds; the first failure is worth a warning."""

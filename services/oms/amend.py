@@ -122,6 +122,8 @@ class Amender:
         if order is None:
             raise order_not_found(request.order_id)
         terms = read_terms(request, order, self._instruments)
+        if order.group is not None:
+            raise _grouped(order)
         if order.replacement is not None and order.state is OrderState.PENDING_REPLACE:
             if not _same(order.replacement.terms, terms):
                 raise _in_flight(order)
@@ -340,6 +342,14 @@ def _not_working(order: Order) -> FailedPrecondition:
     return FailedPrecondition(
         f"order {order.order_id} is {order.state}",
         reason="ORDER_NOT_WORKING" if order.is_open else "ORDER_ENDED",
+        metadata=_facts(order),
+    )
+
+
+def _grouped(order: Order) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"order {order.order_id} is of a group, and its terms cannot be changed",
+        reason="ORDER_GROUPED",
         metadata=_facts(order),
     )
 

@@ -45,6 +45,7 @@ from services.oms.serving import open_ports
 from services.oms.settings import OmsSettings
 from services.oms.steps import Step, ending, until
 from services.oms.submit import SubmitRules, Submitter
+from services.oms.submit_group import GroupSubmitter
 from services.oms.tasks import end
 from services.questdb.fill_store import FillStore
 from services.questdb.orders_log_store import OrdersLogStore
@@ -184,7 +185,7 @@ class Worker:
         dispatch = Dispatch(
             publisher, settings.nats.order_subject_prefix, orders.publish_timeout_sec, self._clock
         )
-        submitter = self._submitter(risk, ledger, dispatch, nats)
+        submitter, groups = self._submitters(risk, ledger, dispatch, nats)
         drop_copies = DropCopies(nats, settings.ledger.partitions)
         self._refusals.append(ending(drop_copies.stop))
         work = self._work = OwnersWork(
@@ -195,16 +196,18 @@ class Worker:
             ledger,
             self._store(nats, publisher),
             self._context.own,
+            dispatch,
             self._clock,
             lambda why: self.board.report("executions", False, why),
         )
-        await work.begin(dispatch, registry)
+        await work.begin(registry)
         self._closings.append(work.close)
         if self._risk is not None:
             # An order that came before would be rejected for nothing.
             await self._risk.wait_usable(EARLY_SEC)
         return Desk(
             submitter,
+            groups,
             Canceler(ledger, dispatch),
             self._amender(risk, ledger, dispatch, nats),
             Queries(ledger, self._questdb, self._clock),
@@ -298,27 +301,23 @@ class Worker:
         self._closings.append(client.close)
         return client
 
-    def _submitter(
+    def _submitters(
         self, risk: RiskClient | None, ledger: Ledger, dispatch: Dispatch, nats: NatsClient
-    ) -> Submitter:
+    ) -> tuple[Submitter, GroupSubmitter]:
         orders = self._settings.order_management
+        entry = OrderEntry(
+            instruments_of(self._settings.instruments),
+            frozenset(orders.supported_order_types),
+            orders.order_timeout_sec,
+            orders.max_open_orders_per_account,
+        )
+        record = self._record()
+        rules = SubmitRules(self._settings.risk_service.fail_closed, orders.max_open_orders_per_account)
         submitter = Submitter(
-            OrderEntry(
-                instruments_of(self._settings.instruments),
-                frozenset(orders.supported_order_types),
-                orders.order_timeout_sec,
-                orders.max_open_orders_per_account,
-            ),
-            risk,
-            ledger,
-            dispatch,
-            lambda: nats.is_connected,
-            self._record(),
-            SubmitRules(self._settings.risk_service.fail_closed, orders.max_open_orders_per_account),
-            self._clock,
+            entry, risk, ledger, dispatch, lambda: nats.is_connected, record, rules, self._clock
         )
         self._refusals.append(submitter.drain)
-        return submitter
+        return submitter, GroupSubmitter(submitter, entry, risk, ledger, dispatch, record, rules, self._clock)
 
     def _amender(
         self, risk: RiskClient | None, ledger: Ledger, dispatch: Dispatch, nats: NatsClient

@@ -67,6 +67,8 @@ class Canceler:
     async def cancel(self, order_id: str) -> Order:
         """Asks the venue to cancel; the order as it stands, pending_cancel. To be shielded by the caller.
 
+        An exit that waits for its entry is canceled at once: no venue knows it.
+
         Raises `NotFound`, `FailedPrecondition` for an order that has ended, and `Unavailable` when the ledger
         or the journal of orders does not answer. A request that the ledger holds is repeated by the sweeper.
         """
@@ -96,6 +98,11 @@ class Canceler:
                 reason="ORDER_ENDED",
                 metadata={"order_id": order_id, "state": order.state.value},
             )
+        if not order.is_open:
+            # An exit that waited for its entry: the venue does not know it.
+            _cancels.labels("at_once").inc()
+            _log.info("order canceled", order_id=order_id, account=account)
+            return order
         try:
             # A repeated request sends the same message again: the stream, or the venue, recognises it.
             await self._dispatch.send_cancel(order)

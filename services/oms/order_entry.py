@@ -1,12 +1,14 @@
 """From a client's request to an order that can be reserved: identity, expiry, digest."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from services.instruments import Instrument
 from services.ledger.order import Order, OrderState, OrderType, Terms, TimeInForce
+from services.ledger.values import replace
+from services.order_group import GroupKind, check_size, fields_of, group_digests, joined
 from services.order_request import OrderRequest, read_client_order_id, read_order, request_digest
 from services.runtime.errors import InvalidArgument
 from services.runtime.ids import new_order_id
@@ -21,6 +23,15 @@ TIMES_IN_FORCE: Final[Mapping["type_pb2.TimeInForce.ValueType", TimeInForce]] = 
     type_pb2.TIME_IN_FORCE_GTD: TimeInForce.GTD,
     type_pb2.TIME_IN_FORCE_IOC: TimeInForce.IOC,
     type_pb2.TIME_IN_FORCE_FOK: TimeInForce.FOK,
+}
+
+GROUP_KINDS: Final[Mapping["order_pb2.GroupKind.ValueType", GroupKind]] = {
+    order_pb2.GROUP_KIND_OCO: GroupKind.OCO,
+    order_pb2.GROUP_KIND_BRACKET: GroupKind.BRACKET,
+}
+_GROUP_KIND_TO_WIRE: Final = {
+    GroupKind.OCO: risk_pb2.RESERVE_GROUP_KIND_OCO,
+    GroupKind.BRACKET: risk_pb2.RESERVE_GROUP_KIND_BRACKET,
 }
 
 NO_DIGEST: Final = "-"
@@ -49,8 +60,39 @@ class OrderEntry:
     max_open_orders: int
     """Travels with each reservation."""
 
-    def read(self, request: order_pb2.SubmitOrderRequest, now_ns: int) -> Order:
-        """A new order, pending_new, with an id of its own. Raises `InvalidArgument` naming the field."""
+    def read_group(self, request: order_pb2.SubmitOrderGroupRequest, now_ns: int) -> tuple[Order, ...]:
+        """New orders with their places in their group. Raises `InvalidArgument` naming the field."""
+        kind = GROUP_KINDS.get(request.kind)
+        if kind is None:
+            raise InvalidArgument("kind", "must be oco or bracket")
+        check_size(kind, len(request.orders), "orders")
+        orders = []
+        for place, one in enumerate(request.orders):
+            with fields_of(_prefix(place)):
+                orders.append(self.read(one, now_ns, always_digest=True))
+        digests = group_digests(kind, [order.digest for order in orders])
+        return joined(
+            kind,
+            [replace(order, digest=digest) for order, digest in zip(orders, digests, strict=True)],
+            _prefix,
+        )
+
+    def group_reservation(
+        self, orders: Sequence[Order], request: order_pb2.SubmitOrderGroupRequest
+    ) -> risk_pb2.ReserveRequest:
+        """What risk is asked for `orders`, which were read from `request`."""
+        first, *further = map(self.reservation, orders, request.orders)
+        first.group.kind = _GROUP_KIND_TO_WIRE[GROUP_KINDS[request.kind]]
+        first.group.orders.extend(further)
+        return first
+
+    def read(
+        self, request: order_pb2.SubmitOrderRequest, now_ns: int, *, always_digest: bool = False
+    ) -> Order:
+        """A new order, pending_new, with an id of its own. Raises `InvalidArgument` naming the field.
+
+        `always_digest`: even an order without a client order id has the digest of its request.
+        """
         asked = read_order(request, self.instruments)
         if asked.order_type not in self.supported_types:
             raise InvalidArgument("type", f"{asked.order_type} orders are not taken here")
@@ -60,7 +102,9 @@ class OrderEntry:
             order_id=new_order_id(asked.account),
             account=asked.account,
             client_order_id=client_order_id,
-            digest=request_digest(asked, time_in_force.value, given_ns) if client_order_id else NO_DIGEST,
+            digest=request_digest(asked, time_in_force.value, given_ns)
+            if client_order_id or always_digest
+            else NO_DIGEST,
             symbol=asked.symbol,
             side=asked.side,
             order_type=asked.order_type,
@@ -122,6 +166,10 @@ class OrderEntry:
         if time_in_force is TimeInForce.DAY:
             return end_of_day(now_ns)
         return 0
+
+
+def _prefix(place: int) -> str:
+    return f"orders[{place}]."
 
 
 def end_of_day(now_ns: int) -> int:

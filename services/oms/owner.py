@@ -48,6 +48,7 @@ class OwnersWork:
         ledger: Ledger,
         orders_log: PartitionListener,
         own: Own,
+        dispatch: Dispatch,
         clock: Clock,
         regressed: Callable[[str], None],
     ) -> None:
@@ -57,6 +58,7 @@ class OwnersWork:
         self._settings = settings
         self._ledger = ledger
         self._own = own
+        self._dispatch = dispatch
         self._clock = clock
         self._over = asyncio.Event()
         self._tasks: list[asyncio.Task[object]] = []
@@ -70,6 +72,7 @@ class OwnersWork:
             RelayOptions(stored.url, stored.db, stored.partitions, realtime_positions=realtime),
             publisher,
             self._positions,
+            dispatch.send_activated,
             clock,
         )
         self._reports = ReportConsumer(
@@ -90,7 +93,7 @@ class OwnersWork:
     def _owned_now(self) -> Collection[int]:
         return self.owned.keys()
 
-    async def begin(self, dispatch: Dispatch, registry: KeyValue) -> None:
+    async def begin(self, registry: KeyValue) -> None:
         """Connects, however long it takes, and begins to own."""
         await until("positions", self._positions.open, (NotConnected, OSError))
         await until("relay", self._relay.open, (NotConnected, OSError))
@@ -98,11 +101,11 @@ class OwnersWork:
         relaying = own(self._relay.run(self._over), "relay")
         owning = own(self._ownership.run(self._over), "ownership")
         self._end_owning = ending(self._over.set, relaying, owning)
-        sweeper = Sweeper(self._ledger, dispatch, self._owned_now, self._clock)
+        sweeper = Sweeper(self._ledger, self._dispatch, self._owned_now, self._clock)
         watch = DisconnectWatch(
             self._ledger.client_leases,
             self._ledger,
-            Canceler(self._ledger, dispatch),
+            Canceler(self._ledger, self._dispatch),
             self._owned_now,
             self._clock,
         )

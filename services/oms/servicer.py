@@ -13,6 +13,7 @@ from services.oms.executions import DropCopies
 from services.oms.outcomes import Outcome
 from services.oms.queries import Queries
 from services.oms.submit import Submitter
+from services.oms.submit_group import GroupSubmitter
 from services.oms.wire import execution_event, order_message, submit_response
 from services.order_request import read_account, read_symbol
 from services.runtime.clock import Clock
@@ -34,6 +35,7 @@ class Desk:
     """What the methods call."""
 
     submitter: Submitter
+    groups: GroupSubmitter
     canceler: Canceler
     amender: Amender
     queries: Queries
@@ -94,8 +96,11 @@ class OrderService(order_service_pb2_grpc.OrderServiceServicer):
             result.error.CopyFrom(status_of(error))
         return response
 
-    async def SubmitOrderGroup(self, request: order_pb2.SubmitOrderGroupRequest, context: Any) -> Any:
-        raise Unimplemented("order groups are not served yet")
+    async def SubmitOrderGroup(
+        self, request: order_pb2.SubmitOrderGroupRequest, context: Any
+    ) -> order_pb2.SubmitOrderGroupResponse:
+        outcomes = await asyncio.shield(self._desk.groups.begin(request))
+        return order_pb2.SubmitOrderGroupResponse(orders=map(submit_response, outcomes))
 
     async def CancelOrder(
         self, request: order_pb2.CancelOrderRequest, context: Any

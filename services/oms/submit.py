@@ -12,13 +12,21 @@ Invariants, whatever dies or stays silent in between:
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from services.ledger.account import Account, TradingState
-from services.ledger.commands import Abandon, Command, Effect, Register, Reserve
+from services.ledger.commands import (
+    Abandon,
+    AbandonGroup,
+    Command,
+    Effect,
+    Register,
+    Reserve,
+    ReserveGroup,
+)
 from services.ledger.commands import Outcome as LedgerOutcome
 from services.ledger.deadline import GRACE_NS
 from services.ledger.errors import CommitUnknown, LedgerUnavailable
@@ -77,6 +85,8 @@ class Sender(Protocol):
 
     def new_order(self, order: Order, protection_price: Decimal | None) -> bytes: ...
 
+    def new_pair(self, first: Order, second: Order) -> bytes: ...
+
     async def send_new(self, order: Order, payload: bytes) -> object: ...
 
 
@@ -88,7 +98,11 @@ class SubmitRules:
     max_open_orders: int
 
 
-class _Repeated(Exception):
+T = TypeVar("T")
+Settled: TypeAlias = Abandon | Reserve | AbandonGroup | ReserveGroup
+
+
+class Repeated(Exception):
     """The client order id belongs to an earlier order."""
 
     def __init__(self, order: Order) -> None:
@@ -140,6 +154,15 @@ class Submitter:
         """
         started = time.perf_counter()
         order = self._entry.read(request, self._clock.now_ns())
+        self.require_ready()
+        task = self.own(self._submit(order, request, started), order.order_id)
+        if order.client_order_id:
+            self._in_hand[order.order_id] = task
+            task.add_done_callback(lambda _: self._in_hand.pop(order.order_id, None))
+        return task
+
+    def require_ready(self) -> None:
+        """Raises `Unavailable` when nothing can be sent."""
         if self._stopping or not self._connected():
             raise Unavailable(
                 "oms is stopping; nothing was done"
@@ -147,11 +170,6 @@ class Submitter:
                 else "the journal of orders cannot be reached; nothing was done",
                 reason="NOT_READY",
             )
-        task = self.own(self._submit(order, request, started), order.order_id)
-        if order.client_order_id:
-            self._in_hand[order.order_id] = task
-            task.add_done_callback(lambda _: self._in_hand.pop(order.order_id, None))
-        return task
 
     async def drain(self) -> None:
         """Refuses new orders and returns when every submission that was begun is finished."""
@@ -186,7 +204,7 @@ class Submitter:
 
     async def _carry_out(self, order: Order, request: order_pb2.SubmitOrderRequest) -> Outcome:
         try:
-            if order.account not in self._opened and not await self._open_account(order.account):
+            if not await self.open_account(order.account):
                 message = "the account cannot be read or opened; nothing was reserved"
                 return await self._denied(order, "ledger_unavailable", message)
             if self._risk is None:
@@ -199,14 +217,16 @@ class Submitter:
                 self._record.risk_check(order, "unknown", latency_ms, failure.reason)
                 return await self._without_answer(order, failure)
             return await self._on_answer(order, answer)
-        except _Repeated as repeated:
+        except Repeated as repeated:
             return await self._original(repeated.order)
 
-    async def _open_account(self, account: str) -> bool:
+    async def open_account(self, account: str) -> bool:
         """Opens an account at the first sight of it; False when that cannot be done now.
 
         A reservation would open it too, but has only milliseconds for everything.
         """
+        if account in self._opened:
+            return True
         if self._risk is not None and not self._risk.reachable:
             return True
         try:
@@ -223,8 +243,8 @@ class Submitter:
         response = answer.response
         if response.order_id != order.order_id:
             self._record.risk_check(order, "repeated", answer.latency_ms)
-            original = await self._read(response.order_id, order)
-            raise _Repeated(original)
+            original = await self.read(response.order_id, order)
+            raise Repeated(original)
         if not response.approved:
             reason = REASON_NAMES.get(response.reason, "risk_check_failed")
             self._record.risk_check(order, "denied", answer.latency_ms, reason)
@@ -242,7 +262,7 @@ class Submitter:
             return await self._reserve_unchecked(order, failure.reason)
         if isinstance(failure, RiskUnreachable):
             return await self._denied(order, failure.reason, failure.message)
-        given_up = await self._settled(Abandon(order, failure.reason, failure.message), order)
+        given_up = await self.settled(Abandon(order, failure.reason, failure.message), order)
         if given_up.is_open:
             # Not this submission's doing, which has published nothing: the sweeper is canceling it.
             raise OutcomeUnknown(order, f"order {order.order_id} is {given_up.state}")
@@ -250,7 +270,7 @@ class Submitter:
 
     async def _reserve_unchecked(self, order: Order, why: str) -> Outcome:
         try:
-            held = await self._settled(Reserve(replace(order, unchecked=True), self._assess), order)
+            held = await self.settled(Reserve(replace(order, unchecked=True), self._assess), order)
         except LedgerUnavailable:
             return await self._denied(order, "ledger_unavailable", "the account cannot be read")
         if held.unchecked and held.state is not OrderState.DENIED:
@@ -262,33 +282,37 @@ class Submitter:
         return await self._publish(order, held.terms.protection_price)
 
     async def _denied(self, order: Order, reason: str, message: str) -> Rejected:
-        """Rejects an order of which nothing was reserved, and of which the ledger was not asked.
-
-        A request with a client order id may repeat one whose order lives. Only the ledger can tell; while it
-        cannot be asked, the outcome is unknown.
-        """
-        if order.client_order_id:
-            try:
-                await self._settled(Abandon(order, reason, message), order, gives_up=True)
-            except LedgerUnavailable:
-                raise OutcomeUnknown(
-                    order,
-                    f"{message}; whether client order id {order.client_order_id} was used before cannot be"
-                    " read; ask again",
-                ) from None
+        """Rejects an order of which nothing was reserved, and of which the ledger was not asked."""
+        await self.require_unknown((order,), Abandon(order, reason, message))
         return Rejected(order.order_id, order.client_order_id, reason, message)
 
-    async def _settled(
-        self, command: Abandon | Reserve, order: Order, *, gives_up: bool | None = None
-    ) -> Order:
-        """Runs `command` until it is answered; the order as it stands then.
+    async def require_unknown(self, orders: Sequence[Order], abandon: Abandon | AbandonGroup) -> None:
+        """Makes sure that no client order id of `orders`, of which nothing was reserved, was used before.
 
-        Raises `_Repeated` and `AlreadyExists` when the client order id belongs to another order, and
+        A request with one may repeat another whose order lives: `Repeated`. Only the ledger can tell; while
+        it cannot be asked, the outcome is unknown.
+        """
+        named = next((order for order in orders if order.client_order_id), None)
+        if named is None:
+            return
+        try:
+            await self.settled(abandon, named, gives_up=True)
+        except LedgerUnavailable:
+            raise OutcomeUnknown(
+                named,
+                f"{abandon.message}; whether client order id {named.client_order_id} was used before cannot be"
+                " read; ask again",
+            ) from None
+
+    async def settled(self, command: Settled, order: Order, *, gives_up: bool | None = None) -> Order:
+        """Runs `command` until it is answered; its order as it stands then, of a group the one that tells.
+
+        Raises `Repeated` and `AlreadyExists` when the client order id belongs to another order, and
         `OutcomeUnknown` when no answer comes for `SETTLE_SEC`. With `gives_up` (by default that of a
-        `Reserve`), `LedgerUnavailable` says that it certainly did nothing.
+        reservation), `LedgerUnavailable` says that it certainly did nothing.
         """
         if gives_up is None:
-            gives_up = isinstance(command, Reserve)
+            gives_up = isinstance(command, Reserve | ReserveGroup)
         try:
             outcome = await settled(self._ledger, command, self._clock, gives_up=gives_up)
         except CommitUnknown:
@@ -303,23 +327,34 @@ class Submitter:
             )
         held = outcome.order
         assert held is not None
-        if held.order_id != order.order_id:
-            raise _Repeated(held)
+        own = command.orders if isinstance(command, ReserveGroup | AbandonGroup) else (command.order,)
+        if all(held.order_id != one.order_id for one in own):
+            raise Repeated(held)
         return held
 
     async def _publish(self, order: Order, protection: Decimal | None) -> Outcome:
+        refused = await self.publish(
+            order, self._dispatch.new_order(order, protection), lambda *why: self._withdraw(order, *why)
+        )
+        return Submitted(order.order_id, order.client_order_id) if refused is None else refused
+
+    async def publish(
+        self, order: Order, payload: bytes, withdraw: Callable[[str, str], Awaitable[T]]
+    ) -> T | None:
+        """Sends `payload`, the message of `order`; None when the stream holds it.
+
+        `withdraw` gives up what is reserved, for a reason and with a sentence; what it answers is returned
+        when trading was halted meanwhile. Raises what the caller is to be told of any other failure.
+        """
         account = self._ledger.cached(order.account)
         if account is not None and account.trading_state is TradingState.HALTED:
             # Halted between the reservation and now.
-            return await self._withdraw(
-                order, "trading_halted", f"trading is halted for account {order.account}"
-            )
-        payload = self._dispatch.new_order(order, protection)
+            return await withdraw("trading_halted", f"trading is halted for account {order.account}")
         try:
             await self._dispatch.send_new(order, payload)
         except PublishRefused as refused:
             _log.warning("order not published", order_id=order.order_id, error=str(refused))
-            await self._withdraw(order, "not_published", "the journal of orders did not take the order")
+            await withdraw("not_published", "the journal of orders did not take the order")
             if self._connected():
                 raise ResourceExhausted(
                     "the journal of orders takes no more; nothing was sent and the reservation is released",
@@ -341,18 +376,22 @@ class Submitter:
             raise OutcomeUnknown(
                 order, f"whether order {order.order_id} reached the journal of orders is not known; ask again"
             ) from None
-        return self._submitted(order)
+        self._note_sent(order)
+        return None
 
-    def _submitted(self, order: Order) -> Submitted:
-        if order.client_order_id:
+    def was_sent(self, order_id: str) -> bool:
+        """Whether this worker knows that the stream holds the order; only the latest ones are remembered."""
+        return order_id in self._sent
+
+    def _note_sent(self, order: Order) -> None:
+        if order.client_order_id or order.group is not None:
             self._sent[order.order_id] = None
             if len(self._sent) > REMEMBERED:
                 del self._sent[next(iter(self._sent))]
-        return Submitted(order.order_id, order.client_order_id)
 
     async def _withdraw(self, order: Order, reason: str, message: str) -> Rejected:
         """Gives up an order that is reserved and certainly not published."""
-        held = await self._settled(Abandon(order, reason, message), order)
+        held = await self.settled(Abandon(order, reason, message), order)
         if held.is_open:
             raise OutcomeUnknown(order, f"order {order.order_id} is {held.state}")
         return Rejected(order.order_id, order.client_order_id, held.reason, held.message)
@@ -374,11 +413,12 @@ class Submitter:
                 await self._dispatch.send_new(order, payload)
             except (LedgerUnavailable, PublishRefused, PublishUnknown):
                 continue
-            self._submitted(order)
+            self._note_sent(order)
             _log.info("order published after all", order_id=order.order_id)
             return
 
-    async def _read(self, order_id: str, asking: Order) -> Order:
+    async def read(self, order_id: str, asking: Order) -> Order:
+        """An order's record. Raises `OutcomeUnknown` of `asking` when it cannot be read."""
         try:
             found = await self._ledger.order(order_id)
         except LedgerUnavailable:
@@ -392,9 +432,16 @@ class Submitter:
         in_hand = self._in_hand.get(original.order_id)
         if in_hand is not None:
             return await asyncio.shield(in_hand)
+        return outcome_of(await self.beyond_pending(original))
+
+    async def beyond_pending(self, original: Order) -> Order:
+        """An earlier order when more is known of it than its reservation, or it is known to be sent.
+
+        Raises `OutcomeUnknown` after `REPEAT_WAIT_SEC`.
+        """
         deadline = self._clock.monotonic() + REPEAT_WAIT_SEC
         wait = 0.005
-        while original.state is OrderState.PENDING_NEW and original.order_id not in self._sent:
+        while original.state is OrderState.PENDING_NEW and not self.was_sent(original.order_id):
             # Another worker has it, or had it when it died: only the journal and the venue know more.
             if self._clock.monotonic() >= deadline:
                 raise OutcomeUnknown(
@@ -402,5 +449,5 @@ class Submitter:
                 )
             await asyncio.sleep(wait)
             wait *= 2
-            original = await self._read(original.order_id, original)
-        return outcome_of(original)
+            original = await self.read(original.order_id, original)
+        return original

@@ -7,16 +7,19 @@ an order that it never saw with `canceled`, and refuses the order if it comes la
 
 An amendment is first sent again, a few times: its client wants the order to live. A venue that has taken it
 recognises its revision; only one that stays silent for so long has its order canceled.
+
+An exit of a bracket guards what its entry has bought or sold, and nobody but the owner of the partition sends
+it. While the venue says nothing of it, it is sent again, which is harmless.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, Protocol
 
 from services.ledger.commands import Command, Effect, Outcome, RepeatAmend, RequestCancel
 from services.ledger.deadline import due_ns, has_expired
 from services.ledger.errors import LedgerError
-from services.ledger.order import Order, OrderState, Terms
+from services.ledger.order import GroupRole, Order, OrderState, Terms
 from services.runtime.clock import Clock
 from services.runtime.publisher import PublishError
 from services.runtime.telemetry import counter, get_logger
@@ -39,6 +42,8 @@ class Ledger(Protocol):
 
     async def execute(self, command: Command, timeout: float = 1.0) -> Outcome: ...
 
+    async def order(self, order_id: str) -> Order | None: ...
+
     async def forget_ended(self, partition: int, now_ns: int, limit: int = 1000) -> int: ...
 
 
@@ -48,6 +53,8 @@ class Sender(Protocol):
     async def send_cancel(self, order: Order) -> object: ...
 
     async def send_replace(self, order: Order, revision: int, terms: Terms) -> object: ...
+
+    async def send_activated(self, orders: Sequence[Order]) -> object: ...
 
 
 class Sweeper:
@@ -91,10 +98,24 @@ class Sweeper:
 
     async def _settle(self, order: Order, now_ns: int) -> bool:
         expired = has_expired(order, now_ns)
+        group = order.group if order.state is OrderState.PENDING_NEW else None
+        if group is not None and group.role is GroupRole.EXIT and not expired:
+            return await self._send_exit(order, group.linked)
         in_flight = order.replacement if order.state is OrderState.PENDING_REPLACE else None
         if in_flight is not None and not expired and in_flight.repeats < AMENDMENT_REPEATS:
             return await self._repeat_amendment(order, in_flight.revision)
         return await self._cancel(order, "expired" if expired else "venue_silent")
+
+    async def _send_exit(self, order: Order, linked: Collection[str]) -> bool:
+        """Sends an exit again, with the one that was activated with it. It stays due: that is no progress."""
+        try:
+            siblings = [found for name in linked if (found := await self._ledger.order(name)) is not None]
+            await self._dispatch.send_activated([order, *siblings])
+        except (LedgerError, PublishError) as error:
+            _log.warning("exit not sent", order_id=order.order_id, error=str(error))
+        else:
+            _log.warning("exit sent again", order_id=order.order_id, account=order.account)
+        return False
 
     async def _repeat_amendment(self, order: Order, revision: int) -> bool:
         try:

@@ -7,9 +7,9 @@ import sys
 from typing import Final
 
 from services.ledger.account import Account, TradingState
-from services.ledger.commands import Approved, Assess, Refused
+from services.ledger.commands import Approved, Assess, AssessGroup, Refused
 from services.ledger.numbers import ZERO
-from services.ledger.order import Order, Reservation, Side
+from services.ledger.order import GroupRole, Order, Reservation, Side
 from services.ledger.values import replace
 
 NO_LIMIT: Final = sys.maxsize
@@ -38,6 +38,24 @@ def unchecked_assess(max_open_orders: int) -> Assess:
         return Approved(Reservation(terms.quantity, value, ZERO, ZERO), terms)
 
     return assess
+
+
+def unchecked_group(max_open_orders: int) -> AssessGroup:
+    """The same for orders that are submitted together; exits that wait do not count as open orders."""
+    assess = unchecked_assess(max_open_orders)
+
+    def assess_group(account: Account, orders: tuple[Order, ...]) -> tuple[Approved, ...] | Refused:
+        legs = sum(order.group is not None and order.group.role is GroupRole.LEG for order in orders)
+        counted = replace(account, open_orders=account.open_orders + max(0, legs - 1))
+        approved: list[Approved] = []
+        for order in orders:
+            decision = assess(counted, order)
+            if isinstance(decision, Refused):
+                return decision
+            approved.append(decision)
+        return tuple(approved)
+
+    return assess_group
 
 
 def reduces(account: Account, order: Order) -> bool:

@@ -146,16 +146,22 @@ def _outcome_response(outcome: Outcome, order_id: str) -> risk_pb2.ReserveRespon
     if _given_up(order):
         response = _denied(order.order_id, order.reason, order.message)
     else:
-        terms = order.replacement.terms if order.replacement is not None else order.terms
-        protection = terms.protection_price
-        response = risk_pb2.ReserveResponse(
-            approved=True,
-            order_id=order.order_id,
-            protection_price=None if protection is None else decimal(protection),
-        )
+        response = _held(order)
+        response.group.extend(_held(further) for further in outcome.orders[1:])
     response.state = _STATES[order.state]
     response.repeated = effect is Effect.REPEATED
     return response
+
+
+def _held(order: Order) -> risk_pb2.ReserveResponse:
+    terms = order.replacement.terms if order.replacement is not None else order.terms
+    protection = terms.protection_price
+    return risk_pb2.ReserveResponse(
+        approved=True,
+        order_id=order.order_id,
+        state=_STATES[order.state],
+        protection_price=None if protection is None else decimal(protection),
+    )
 
 
 def _denied(order_id: str, reason: str, message: str) -> risk_pb2.ReserveResponse:

@@ -10,7 +10,7 @@ from services.ledger import commands as c
 from services.ledger.account import Account
 from services.ledger.errors import CommitUnknown, LedgerError
 from services.ledger.order import Order
-from services.risk.checks import Candidate, Market, Policy, Verdict, evaluate
+from services.risk.checks import Candidate, Market, Policy, Verdict, evaluate, evaluate_group
 from services.runtime.errors import InvalidArgument
 from services.runtime.telemetry import get_logger
 
@@ -61,6 +61,8 @@ class Reservation:
     max_open_orders: int
     """Open orders that the account may have with this one; 0: no limit."""
     amends: Amendment | None = None
+    further: tuple[Order, ...] = ()
+    """The other orders of the group of which `order` is the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +234,19 @@ def _command(reservation: Reservation, market: Market, policy: Policy) -> c.Comm
             log_check_error(verdict.error, account.account, candidate.symbol)
         return verdict.decision(candidate)
 
+    def assess_group(account: Account, group: tuple[Order, ...]) -> tuple[c.Approved, ...] | c.Refused:
+        approved: list[c.Approved] = []
+        for one, verdict in zip(group, evaluate_group(account, group, market, policy, most), strict=False):
+            if verdict.error is not None:
+                log_check_error(verdict.error, account.account, one.symbol)
+            decision = verdict.decision(one)
+            if isinstance(decision, c.Refused):
+                return decision
+            approved.append(decision)
+        return tuple(approved)
+
+    if reservation.further:
+        return c.ReserveGroup((order, *reservation.further), assess_group)
     amends = reservation.amends
     if amends is None:
         return c.Reserve(order, assess)

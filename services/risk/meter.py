@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from typing import Final
 
+from services.ledger.order import Order
 from services.risk.checks import Verdict
 from services.risk.encode import approved
 from services.risk.engine import Answer, NotReserved, Reservation, Reserved
@@ -49,8 +50,11 @@ class Meter:
         )
 
     def reserved(self, reservation: Reservation, answer: Answer, took_ms: float) -> None:
-        """A reservation: one line, whatever became of it."""
-        order = reservation.order
+        """A reservation: one line an order, whatever became of it."""
+        for order in (reservation.order, *reservation.further):
+            self._reserved(order, answer, took_ms)
+
+    def _reserved(self, order: Order, answer: Answer, took_ms: float) -> None:
         verdict, reason = _outcome(answer)
         self._reserve.observe(took_ms)
         self._verdicts["reserve", verdict, reason] += 1

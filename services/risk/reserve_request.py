@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 
 from services.instruments import Instrument
 from services.ledger.order import Order, OrderState, Terms, TimeInForce
+from services.order_group import GroupKind, check_size, fields_of, joined
 from services.order_request import read_client_order_id, read_order, request_digest
 from services.risk.engine import Amendment, Reservation
 from services.runtime.errors import InvalidArgument
@@ -27,10 +28,45 @@ _TIMES_IN_FORCE: Final[Mapping["order_pb2.TimeInForce.ValueType", TimeInForce]] 
 }
 
 
+_GROUP_KINDS: Final[Mapping["risk_pb2.ReserveGroupKind.ValueType", GroupKind]] = {
+    risk_pb2.RESERVE_GROUP_KIND_OCO: GroupKind.OCO,
+    risk_pb2.RESERVE_GROUP_KIND_BRACKET: GroupKind.BRACKET,
+}
+
+
 def read_reservation(
     request: risk_pb2.ReserveRequest, instruments: Mapping[str, Instrument], now_ns: int
 ) -> Reservation:
     """The reservation that `request` asks for. Raises `InvalidArgument` naming the first wrong field."""
+    order = _read_order(request, instruments, now_ns)
+    if _has(request, "group"):
+        first, *further = _group(order, request, instruments, now_ns)
+        return Reservation(first, request.max_open_orders, further=tuple(further))
+    return Reservation(order, request.max_open_orders, _amendment(request, order.account))
+
+
+def _group(
+    first: Order, request: risk_pb2.ReserveRequest, instruments: Mapping[str, Instrument], now_ns: int
+) -> tuple[Order, ...]:
+    kind = _GROUP_KINDS.get(request.group.kind)
+    if kind is None:
+        raise InvalidArgument("group.kind", "must be oco or bracket")
+    if _has(request, "replaces"):
+        raise InvalidArgument("replaces", "must not be given for a group")
+    check_size(kind, 1 + len(request.group.orders), "group.orders")
+    orders = [first]
+    for place, one in enumerate(request.group.orders):
+        with fields_of(f"group.orders[{place}]."):
+            for field in ("group", "replaces"):
+                if _has(one, field):
+                    raise InvalidArgument(field, "must not be given inside a group")
+            orders.append(_read_order(one, instruments, now_ns))
+    return joined(kind, orders, lambda place: f"group.orders[{place - 1}]." if place else "")
+
+
+def _read_order(
+    request: risk_pb2.ReserveRequest, instruments: Mapping[str, Instrument], now_ns: int
+) -> Order:
     asked = read_order(request, instruments)
     order_id = _order_id("order_id", request.order_id, asked.account)
     client_order_id = read_client_order_id(request.client_order_id)
@@ -43,7 +79,7 @@ def read_reservation(
     digest = request.digest or request_digest(asked, time_in_force, expire_ns)
     if not _DIGEST.fullmatch(digest):
         raise InvalidArgument("digest", "must be 1 to 128 letters, digits, underscores or hyphens")
-    order = Order(
+    return Order(
         order_id=order_id,
         account=asked.account,
         client_order_id=client_order_id,
@@ -58,7 +94,6 @@ def read_reservation(
         updated_ns=now_ns,
         expire_ns=expire_ns,
     )
-    return Reservation(order, request.max_open_orders, _amendment(request, asked.account))
 
 
 def _order_id(field: str, order_id: str, account: str) -> str:

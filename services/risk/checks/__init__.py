@@ -3,6 +3,7 @@
 from services.risk.checks.candidate import Candidate, DryOrder
 from services.risk.checks.evaluate import Control, Verdict, assess, evaluate
 from services.risk.checks.exposure import AccountRisk, SymbolExposure, appraise
+from services.risk.checks.groups import evaluate_group
 from services.risk.checks.limits import (
     CHECK_NAMES,
     LIMIT_KEYS,
@@ -33,6 +34,7 @@ __all__ = [
     "appraise",
     "assess",
     "evaluate",
+    "evaluate_group",
     "limits_in_force",
     "value_at_risk",
 ]

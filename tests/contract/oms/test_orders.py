@@ -270,20 +270,6 @@ async def test_a_batch_has_one_to_a_hundred_orders(oms: OmsClient, account: str,
     assert (await oms.call("ListOrders", {"account": account}))["orders"] == []
 
 
-@pytest.mark.parametrize(
-    ("method", "request_fields"),
-    [
-        ("SubmitOrderGroup", {"kind": "oco", "orders": []}),
-    ],
-)
-async def test_what_is_not_served_yet_says_so(
-    oms: OmsClient, method: str, request_fields: dict[str, Any]
-) -> None:
-    with pytest.raises(Refusal) as refused:
-        await oms.call(method, request_fields)
-    assert refused.value.code is Code.UNIMPLEMENTED
-
-
 async def test_an_immediate_or_cancel_order_away_from_the_mark_is_canceled(
     oms: OmsClient, account: str
 ) -> None:

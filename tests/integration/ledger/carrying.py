@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import nats
@@ -15,6 +15,7 @@ from services.ledger.codec import decode_commits
 from services.ledger.connection import Endpoint
 from services.ledger.journal import FoldedAccount, Journal
 from services.ledger.ledger import Ledger
+from services.ledger.order import Order
 from services.ledger.positions import Positions
 from services.ledger.relay import Relay, RelayOptions
 from services.runtime.clock import SystemClock
@@ -31,6 +32,8 @@ class Carrier:
     relay: Relay
     client: NatsClient
     js: JetStreamContext
+    activated: list[Order]
+    """What was sent to the venue, as often as it was."""
 
 
 class _Deaf:
@@ -60,10 +63,16 @@ async def carrier(
     await publisher.start()
     positions = Positions(client, Endpoint.parse(valkey_url, PROJECTION_DB))
     await positions.open()
+    activated: list[Order] = []
+
+    async def activate(orders: Sequence[Order]) -> None:
+        activated.extend(orders)
+
     relay = Relay(
         RelayOptions(url=valkey_url, **options),  # type: ignore[arg-type]
         _Deaf(publisher, unpublishable) if unpublishable else publisher,
         positions,
+        activate,
         SystemClock(),
     )
     await relay.open()
@@ -72,7 +81,7 @@ async def carrier(
     try:
         for partition in range(16):
             await relay.acquired(partition, 1)
-        yield Carrier(relay, client, client.jetstream())
+        yield Carrier(relay, client, client.jetstream(), activated)
     finally:
         stop.set()
         await running

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
 from decimal import Decimal
 
 from services.ledger.account import Account
@@ -22,9 +21,8 @@ from services.ledger.commands import (
     Reserve,
     ReserveGroup,
 )
+from services.ledger.groups import as_bracket, as_pair
 from services.ledger.order import (
-    Group,
-    GroupRole,
     Order,
     OrderState,
     OrderType,
@@ -91,20 +89,7 @@ def reserve(order: Order, assess: Assess = hold_price) -> Reserve:
 def grouped(*orders: Order) -> tuple[Order, ...]:
     """Orders as a pair when they are of two of a kind, or else as an entry with exits of the other side."""
     first, *rest = orders
-    ids = [order.order_id for order in orders]
-    if len(orders) == 2 and first.side is rest[0].side:
-        return tuple(
-            replace(order, group=Group(ids[0], GroupRole.LEG, (other,)))
-            for order, other in zip(orders, reversed(ids), strict=True)
-        )
-    exits = [
-        replace(
-            order,
-            group=Group(ids[0], GroupRole.EXIT, tuple(name for name in ids[1:] if name != order.order_id)),
-        )
-        for order in rest
-    ]
-    return replace(first, group=Group(ids[0], GroupRole.ENTRY, tuple(ids[1:]))), *exits
+    return as_pair(first, rest[0]) if first.side is rest[0].side else as_bracket(first, rest)
 
 
 def hold_prices(account: Account, orders: tuple[Order, ...]) -> tuple[Approved, ...]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from decimal import Decimal
 
 from services.ledger.account import Account
 from services.ledger.commands import (
     Abandon,
+    AbandonGroup,
     Approved,
     Command,
     Open,
@@ -17,6 +18,7 @@ from services.ledger.commands import (
     Refused,
     Register,
     Reserve,
+    ReserveGroup,
 )
 from services.ledger.numbers import ZERO
 from services.ledger.order import Order, Reservation, Terms
@@ -49,11 +51,23 @@ class MemoryLedger:
         known = self.orders.get(named_order(command))
         if known is None and isinstance(command, Reserve | Abandon) and command.order.client_order_id:
             known = self._holder(command.order)
-        step = transition(account, known, command, self._clock.now_ns())
+        step = transition(account, known, command, self._clock.now_ns(), self._others(command, known))
         assert step.account is not None
         self.accounts[command.account] = step.account
         self.orders.update(step.orders)
         return step.outcome
+
+    def _others(self, command: Command, known: Order | None) -> dict[str, Order]:
+        if isinstance(command, ReserveGroup | AbandonGroup):
+            found = {
+                order.order_id: self.orders.get(order.order_id)
+                or (self._holder(order) if order.client_order_id else None)
+                for order in command.orders
+            }
+            return {order_id: order for order_id, order in found.items() if order is not None}
+        if known is None or known.group is None:
+            return {}
+        return {name: self.orders[name] for name in known.group.linked}
 
     def _holder(self, order: Order) -> Order | None:
         for held in self.orders.values():
@@ -119,16 +133,25 @@ class ScriptedVenue:
     def __init__(self) -> None:
         self.sent: list[str] = []
         """Order ids of new orders; amendments as `<order id> <revision> <quantity> <price>`."""
+        self.payloads: list[bytes] = []
+        """Messages of new orders."""
         self.raises: list[Exception | None] = []
 
     def new_order(self, order: Order, protection_price: Decimal | None) -> bytes:
         return order.order_id.encode()
 
+    def new_pair(self, first: Order, second: Order) -> bytes:
+        return f"{first.order_id} {second.order_id}".encode()
+
     async def send_new(self, order: Order, payload: bytes) -> object:
+        self.payloads.append(payload)
         return await self._send(order.order_id)
 
     async def send_replace(self, order: Order, revision: int, terms: Terms) -> object:
         return await self._send(f"{order.order_id} {revision} {terms.quantity} {terms.price}")
+
+    async def send_activated(self, orders: Sequence[Order]) -> object:
+        return await self._send(" ".join(order.order_id for order in orders) + " activated")
 
     async def send_cancel(self, order: Order) -> object:
         return await self._send(f"{order.order_id} cancel {order.cancels}")

@@ -7,13 +7,22 @@ from dataclasses import replace
 
 import pytest
 
-from services.ledger.commands import Command, ReportKind, Reserve
+from services.ledger.commands import Command, ReportKind, Reserve, ReserveGroup
 from services.ledger.deadline import GRACE_NS, due_ns
-from services.ledger.order import Order, OrderState
+from services.ledger.groups import as_bracket
+from services.ledger.order import Order, OrderState, Side
 from services.oms.sweeper import AMENDMENT_REPEATS, Sweeper
 from services.runtime.clock import SystemClock
 from services.runtime.publisher import PublishUnknown
-from tests.unit.ledger.making import abandon_amend, amend, make_order, report, request_cancel
+from tests.unit.ledger.making import (
+    abandon_amend,
+    amend,
+    fill,
+    hold_prices,
+    make_order,
+    report,
+    request_cancel,
+)
 from tests.unit.oms.memory import MemoryLedger, ScriptedVenue, approve
 
 SECOND_NS = 1_000_000_000
@@ -156,3 +165,43 @@ async def test_an_order_that_has_moved_on_is_not_canceled_for_what_the_index_say
 
     monkeypatch.setattr(partition.ledger, "due", stale)
     assert await partition.after_grace() == []
+
+
+class TestExits:
+    """A bracket whose entry was filled, and whose exits nobody has sent."""
+
+    @pytest.fixture
+    def exits(self, partition: Partition) -> list[Order]:
+        expire_ns = partition.clock.ns + 20 * SECOND_NS
+        orders = as_bracket(
+            make_order("acc", "10"),
+            [
+                make_order("acc", "10", side=Side.SELL, price=price, expire_ns=expire_ns)
+                for price in ("90", "110")
+            ],
+        )
+        partition.ledger.orders.clear()
+        partition.ledger.apply(ReserveGroup(orders, hold_prices))
+        partition.ledger.apply(fill(orders[0], 1, "10"))
+        return list(orders[1:])
+
+    async def test_an_exit_that_the_venue_has_not_confirmed_is_sent_again_with_its_sibling(
+        self, partition: Partition, exits: list[Order]
+    ) -> None:
+        first, second = (order.order_id for order in exits)
+        again = [f"{first} {second} activated", f"{second} {first} activated"]
+        assert await partition.after_grace(2) == again * 2
+
+    async def test_an_exit_whose_cancel_is_not_answered_is_canceled_again(
+        self, partition: Partition, exits: list[Order]
+    ) -> None:
+        partition.ledger.apply(request_cancel(exits[0]))
+        sent = await partition.after_grace()
+        assert f"{exits[0].order_id} cancel 2" in sent
+
+    async def test_an_exit_whose_time_is_over_is_canceled(
+        self, partition: Partition, exits: list[Order]
+    ) -> None:
+        await partition.after_grace(4)
+        assert await partition.after_grace() == [f"{order.order_id} cancel 1" for order in exits]
+        assert partition.ledger.orders[exits[0].order_id].reason == "expired"
