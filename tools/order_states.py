@@ -37,6 +37,7 @@ def diagram() -> Iterator[str]:
     }
     yield "stateDiagram-v2"
     yield "    [*] --> pending_new : reserved"
+    yield "    [*] --> waiting : reserved as an exit"
     yield "    [*] --> denied : denied"
     yield "    state open {"
     for before in OPEN:

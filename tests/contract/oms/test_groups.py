@@ -36,16 +36,32 @@ async def submitted(oms: OmsClient, request: dict[str, Any]) -> list[str]:
     return [one["order_id"] for one in answer["orders"]]
 
 
-async def open_quantities(oms: OmsClient, account: str) -> tuple[Decimal, Decimal]:
-    position = (await oms.call("GetPositions", {"account": account})).get("BTCUSDT", {})
-    return position.get("open_buy_quantity", 0), position.get("open_sell_quantity", 0)
+async def until_open(
+    oms: OmsClient,
+    account: str,
+    buy: Decimal | int,
+    sell: Decimal | int,
+    held: Decimal | int | None = None,
+) -> None:
+    """Returns when the account's open quantities are these, and its position is `held` where that is given.
+
+    What positions tell may lag an order by milliseconds.
+    """
+
+    async def reached() -> bool:
+        position = (await oms.call("GetPositions", {"account": account})).get("BTCUSDT", {})
+        assert (position.get("open_buy_quantity", 0), position.get("open_sell_quantity", 0)) == (buy, sell)
+        assert held is None or position.get("quantity") == held
+        return True
+
+    await eventually(reached)
 
 
 async def test_pair_rests_under_one_group_id_and_holds_the_larger_leg(oms: OmsClient, account: str) -> None:
     ids = await submitted(oms, group("oco", profit(account), loss(account, quantity=0.2)))
     orders = [await until_state(oms, order_id, "new") for order_id in ids]
     assert [order["group_id"] for order in orders] == [ids[0], ids[0]]
-    assert await open_quantities(oms, account) == (0, Decimal("0.2"))
+    await until_open(oms, account, 0, Decimal("0.2"))
 
 
 async def test_pair_of_which_both_can_execute_executes_one(oms: OmsClient, account: str) -> None:
@@ -55,9 +71,7 @@ async def test_pair_of_which_both_can_execute_executes_one(oms: OmsClient, accou
     canceled = await until_state(oms, ids[1], "canceled")
     assert (filled["cumulative_quantity"], canceled["cumulative_quantity"]) == (QUANTITY, 0)
     assert canceled["reason"] == "sibling_executed"
-    positions = await oms.call("GetPositions", {"account": account})
-    assert positions["BTCUSDT"]["quantity"] == -QUANTITY
-    assert await open_quantities(oms, account) == (0, 0)
+    await until_open(oms, account, 0, 0, held=-QUANTITY)
 
 
 async def test_canceled_leg_leaves_the_other_one_working(oms: OmsClient, account: str) -> None:
@@ -66,11 +80,11 @@ async def test_canceled_leg_leaves_the_other_one_working(oms: OmsClient, account
         await until_state(oms, order_id, "new")
     await oms.call("CancelOrder", {"order_id": ids[1]})
     await until_state(oms, ids[1], "canceled")
-    assert await open_quantities(oms, account) == (0, QUANTITY)
+    await until_open(oms, account, 0, QUANTITY)
     assert (await until_state(oms, ids[0], "new"))["leaves_quantity"] == QUANTITY
     await oms.call("CancelOrder", {"order_id": ids[0]})
     await until_state(oms, ids[0], "canceled")
-    assert await open_quantities(oms, account) == (0, 0)
+    await until_open(oms, account, 0, 0)
 
 
 async def test_bracket_whose_entry_is_filled_has_working_exits(oms: OmsClient, account: str) -> None:
@@ -78,7 +92,7 @@ async def test_bracket_whose_entry_is_filled_has_working_exits(oms: OmsClient, a
     await until_state(oms, ids[0], "filled")
     exits = [await until_state(oms, order_id, "new") for order_id in ids[1:]]
     assert [order["quantity"] for order in exits] == [QUANTITY, QUANTITY]
-    assert await open_quantities(oms, account) == (0, QUANTITY)
+    await until_open(oms, account, 0, QUANTITY)
 
 
 async def test_bracket_that_is_closed_by_an_exit_is_flat(oms: OmsClient, account: str) -> None:
@@ -86,9 +100,7 @@ async def test_bracket_that_is_closed_by_an_exit_is_flat(oms: OmsClient, account
     ids = await submitted(oms, group("bracket", market_buy(account), at_once, loss(account)))
     await until_state(oms, ids[1], "filled")
     assert (await until_state(oms, ids[2], "canceled"))["reason"] == "sibling_executed"
-    positions = await oms.call("GetPositions", {"account": account})
-    assert positions["BTCUSDT"]["quantity"] == 0
-    assert await open_quantities(oms, account) == (0, 0)
+    await until_open(oms, account, 0, 0, held=0)
 
 
 async def test_exits_wait_for_an_entry_that_rests_and_end_with_it(oms: OmsClient, account: str) -> None:
@@ -97,7 +109,7 @@ async def test_exits_wait_for_an_entry_that_rests_and_end_with_it(oms: OmsClient
     await until_state(oms, ids[0], "new")
     for order_id in ids[1:]:
         assert (await until_state(oms, order_id, "waiting"))["group_id"] == ids[0]
-    assert await open_quantities(oms, account) == (QUANTITY, 0)
+    await until_open(oms, account, QUANTITY, 0)
     waiting = await oms.call("ListOrders", {"account": account, "state": "waiting"})
     assert {order["order_id"] for order in waiting["orders"]} == set(ids[1:])
     canceled = (await oms.call("CancelOrder", {"order_id": ids[1]}))["order"]
@@ -105,7 +117,7 @@ async def test_exits_wait_for_an_entry_that_rests_and_end_with_it(oms: OmsClient
     await oms.call("CancelOrder", {"order_id": ids[0]})
     await until_state(oms, ids[0], "canceled")
     assert (await until_state(oms, ids[2], "canceled"))["reason"] == "entry_unfilled"
-    assert await open_quantities(oms, account) == (0, 0)
+    await until_open(oms, account, 0, 0)
 
 
 async def test_repeated_group_is_answered_as_the_first_time(oms: OmsClient, account: str) -> None:
@@ -116,7 +128,10 @@ async def test_repeated_group_is_answered_as_the_first_time(oms: OmsClient, acco
     assert await oms.call("SubmitOrderGroup", request) == first
     assert len(await orders_of(oms, account)) == 2
     with pytest.raises(Refusal) as caught:
-        await oms.call("SubmitOrderGroup", group("oco", profit(account, client_order_id="up"), loss(account)))
+        await oms.call(
+            "SubmitOrderGroup",
+            group("oco", profit(account, client_order_id="up"), loss(account, stop_price=39000)),
+        )
     assert caught.value.code is Code.ALREADY_EXISTS
 
 
@@ -176,13 +191,14 @@ async def test_drop_copy_tells_of_the_group(oms: OmsClient, account: str) -> Non
         await until_state(oms, order_id, "new")
     told: list[tuple[str, str, str]] = []
 
-    async def follow() -> None:
+    async def follow() -> bool:
         async for message in oms.stream({"account": account}):
             event = message.get("event")
             if event is not None:
                 told.append((event["kind"], event.get("order_id", ""), event.get("state", "")))
             if len([one for one in told if one[0] == "acknowledged"]) == 2:
-                return
+                return True
+        return False
 
     await eventually(follow)
     assert [one for one in told if one[0] == "reserved"] == [

@@ -12,7 +12,7 @@ from services.ledger.account import Account
 from services.ledger.commands import Command, Effect, Open, Outcome, Register, ReportKind
 from services.ledger.draft import Copy, Draft, preread
 from services.ledger.numbers import install_context
-from services.ledger.order import Order, OrderState, Side, TimeInForce
+from services.ledger.order import Order, OrderEvent, OrderState, Side, TimeInForce, next_state
 from tests.unit.ledger.making import (
     abandon_group,
     amend,
@@ -290,6 +290,25 @@ class TestBracket:
             book.filled(ids[0], quantity)
             position = book.account.position("BTCUSDT")
             assert position.quantity - position.open_sell == 0
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ReportKind if kind is not ReportKind.FILL])
+def test_report_on_an_exit_that_waits_leads_where_the_table_says(book: Book, kind: ReportKind) -> None:
+    ids = book.place(_order("4", BUY), _order("4"))
+    book.told(kind, ids[1])
+    after = next_state(OrderState.WAITING, OrderEvent(kind.value), executed=False) or OrderState.WAITING
+    assert book.order(ids[1]).state is after
+    assert (book.held(), book.account.open_orders) == ((4, 0), 1)
+
+
+@pytest.mark.parametrize("quantity", ["1", "4"])
+def test_fill_of_an_exit_that_waits_is_booked(book: Book, quantity: str) -> None:
+    ids = book.place(_order("4", BUY), _order("4"))
+    book.filled(ids[1], quantity)
+    assert book.account.position("BTCUSDT").quantity == -Decimal(quantity)
+    assert book.order(ids[1]).is_open == (quantity != "4")
+    assert (book.held()[0], book.account.open_orders) == (4, 1)
+    assert book.held()[1] == book.order(ids[1]).reserved_quantity
 
 
 def test_life_of_an_exit_begins_with_its_activation(book: Book) -> None:

@@ -85,11 +85,12 @@ def brought(name: str) -> tuple[Book, Order]:
 
 
 def test_every_state_and_every_event_is_here() -> None:
-    assert {state for state, _ in STATES.values()} == set(OrderState)
-    assert set(EVENTS) == set(OrderEvent)
+    # An exit that waits for its entry, and its activation, are in test_groups.
+    assert {state for state, _ in STATES.values()} == set(OrderState) - {OrderState.WAITING}
+    assert set(EVENTS) == set(OrderEvent) - {OrderEvent.ACTIVATED}
 
 
-@pytest.mark.parametrize("event", list(OrderEvent))
+@pytest.mark.parametrize("event", EVENTS)
 @pytest.mark.parametrize("name", STATES)
 def test_event_leads_where_the_table_says_and_the_account_holds_what_the_order_holds(
     name: str, event: OrderEvent
