@@ -58,6 +58,7 @@ _T = TypeVar("_T")
 
 SideName = Literal["buy", "sell"]
 TypeName = Literal["market", "limit", "stop", "stop_limit"]
+GroupKindName = Literal["oco", "bracket"]
 
 
 class OutcomeUnknown(Exception):
@@ -149,6 +150,38 @@ class OmsClient(_Client):
         except grpc.aio.AioRpcError as error:
             if error.code() in _UNKNOWN:
                 raise OutcomeUnknown(order.client_order_id, error) from error
+            raise
+
+    async def submit_group(
+        self,
+        kind: GroupKindName,
+        orders: Iterable[order_pb2.SubmitOrderRequest],
+        *,
+        within_sec: float = OUTCOME_TIMEOUT_SEC,
+    ) -> list[order_pb2.SubmitOrderResponse]:
+        """Submits orders that belong together; one outcome an order, all submitted or all rejected.
+
+        `oco`: two orders of which one cancels the other. `bracket`: an entry, then one or two exits. As for
+        `submit` otherwise.
+        """
+        members = list(orders)
+        for order in members:
+            order.client_order_id = order.client_order_id or uuid.uuid4().hex
+        request = order_pb2.SubmitOrderGroupRequest(
+            kind=order_pb2.GroupKind.Value(f"GROUP_KIND_{kind.upper()}"), orders=members
+        )
+
+        async def attempt() -> list[order_pb2.SubmitOrderResponse]:
+            answer: order_pb2.SubmitOrderGroupResponse = await self.stub.SubmitOrderGroup(
+                request, timeout=self._timeout_sec
+            )
+            return list(answer.orders)
+
+        try:
+            return await repeated(attempt, within_sec)
+        except grpc.aio.AioRpcError as error:
+            if error.code() in _UNKNOWN:
+                raise OutcomeUnknown(members[0].client_order_id, error) from error
             raise
 
     async def submit_all(

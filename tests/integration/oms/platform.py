@@ -219,7 +219,8 @@ def started(
             platform.start()
             return platform
         except PartFailed as failed:
-            if "address already in use" not in str(failed) or trial == trials - 1:
+            taken = any(sign in str(failed) for sign in ("address already in use", "is taken by pid"))
+            if not taken or trial == trials - 1:
                 raise
     raise AssertionError("unreachable")
 

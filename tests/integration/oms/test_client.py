@@ -41,6 +41,27 @@ async def test_an_order_is_submitted_seen_and_canceled(client: OmsClient, accoun
     assert ended_before.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
+async def test_a_group_is_submitted_once_however_often_it_is_asked_for(
+    client: OmsClient, account: str
+) -> None:
+    quantity = Decimal("0.1")
+    orders = [
+        new_order(account, "BTCUSDT", "buy", quantity),
+        new_order(account, "BTCUSDT", "sell", quantity, price=52_000),
+        new_order(account, "BTCUSDT", "sell", quantity, type="stop", stop_price=40_000),
+    ]
+    first = await client.submit_group("bracket", orders)
+    assert [one.status for one in first] == [order_pb2.SUBMIT_STATUS_SUBMITTED] * 3
+
+    async def working() -> bool:
+        exits = [await client.order(one.order_id) for one in first[1:]]
+        return all(one.state == type_pb2.ORDER_STATE_NEW for one in exits)
+
+    await eventually(working, within_sec=10)
+    assert await client.submit_group("bracket", orders) == first
+    assert len(await client.cancel_all(account)) == 2
+
+
 async def test_an_order_is_amended_and_canceled_with_all_others(client: OmsClient, account: str) -> None:
     order = new_order(account, "BTCUSDT", "sell", Decimal("0.1"), price=52_000)
     order_id = (await client.submit(order)).order_id
