@@ -300,8 +300,8 @@ class Submitter:
         except LedgerUnavailable:
             raise OutcomeUnknown(
                 named,
-                f"{abandon.message}; whether client order id {named.client_order_id} was used before cannot be"
-                " read; ask again",
+                f"{abandon.message}; whether client order id {named.client_order_id} was used before"
+                " cannot be read; ask again",
             ) from None
 
     async def settled(self, command: Settled, order: Order, *, gives_up: bool | None = None) -> Order:

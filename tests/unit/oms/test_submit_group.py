@@ -244,6 +244,16 @@ async def test_unreachable_risk_rejects_without_a_trace(desk: Desk) -> None:
     assert desk.ledger.orders == {}
 
 
+async def test_repeated_group_is_told_its_outcome_although_risk_cannot_be_reached(desk: Desk) -> None:
+    def away(request: risk_pb2.ReserveRequest) -> Answer:
+        raise RiskUnreachable("risk_error", "risk cannot be reached; nothing was reserved")
+
+    first = await desk.submit(pair("", "b"))
+    desk.risk.script = away
+    assert await desk.submit(pair("", "b")) == first
+    assert [type(one) for one in await desk.submit(pair("c", "d"))] == [Rejected] * 2
+
+
 async def test_group_whose_abandoning_is_not_answered_is_told_as_unknown(desk: Desk) -> None:
     def silent(request: risk_pb2.ReserveRequest) -> Answer:
         raise ReservationUnknown("risk_timeout", "no answer")
