@@ -64,7 +64,13 @@ class Platform:
         engines = {} if engine == "grpcio" else {
             f"TRADE2026_{service}__SERVICE__GRPC_ENGINE": engine for service in ("RISK", "OMS")
         }  # fmt: skip
-        self._variables = {**(RAISED_LIMITS if raised else {}), **engines, **(variables or {})}
+        self._variables = {
+            # The accounting of a run counts the orders in the stream.
+            "TRADE2026_LIVE_GATEWAY__STORE__ORDERS_KEPT": str(1 << 40),
+            **(RAISED_LIMITS if raised else {}),
+            **engines,
+            **(variables or {}),
+        }
         self.stack = self._new_stack()
 
     @property

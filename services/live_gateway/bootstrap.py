@@ -4,7 +4,7 @@ Start:
 1. `/health` is answered: unhealthy until the end of the start;
 2. the journal is opened (one process at a time can have it) and read;
 3. NATS is connected, however long that takes; the streams are made to exist; a second venue is refused;
-4. a new journal takes over what the reports in EXECUTIONS tell;
+4. a new journal takes over what the reports in EXECUTIONS tell; an old copy of one is refused;
 5. engine, outboxes and positions take over what was journaled, untold decisions are published;
 6. marks are awaited (3 s at most), requests are answered, orders are read from the checkpoint.
 
@@ -35,10 +35,11 @@ from services.live_gateway.gateway import LETTERS_LANE, REPORTS_LANE, Gateway
 from services.live_gateway.journal import Journal, Journaled
 from services.live_gateway.memory import OrderMemory
 from services.live_gateway.order_feed import OrderFeed
+from services.live_gateway.order_trim import OrderTrim
 from services.live_gateway.outbox import Outbox
 from services.live_gateway.positions import PositionTable, of_message
 from services.live_gateway.queries import POSITIONS_SUBJECT, Queries
-from services.live_gateway.recovery import recover
+from services.live_gateway.recovery import recover, refuse_outdated
 from services.live_gateway.settings import GatewaySettings
 from services.runtime.connections import NatsClient, open_nats
 from services.runtime.health import HealthBoard
@@ -134,6 +135,8 @@ async def _start(
     await publisher.start()
     if not journaled.facts.executions_created:
         journaled = await recover(client, journal, journaled.facts)
+    else:
+        await refuse_outdated(client, journaled.facts)
     gateway, reports, letters = _venue(context, journal, journaled, client, publisher)
     feed = OrderFeed(client, gateway)
     await feed.check()
@@ -152,8 +155,10 @@ async def _start(
     board.register("executions", critical=True, probe=lambda: _not_blocked(reports))
     board.register("marks", critical=False, probe=lambda: _fresh_marks(context, gateway))
     await board.probe_once()
+    store = context.settings.store
     context.own(board.run(), "health")
     context.own(_show(gateway, feed), "gauges")
+    context.own(OrderTrim(client, gateway, store.orders_kept, store.orders_trim_interval_sec).run(), "trim")
     return gateway, context.own(feed.run(), "orders")
 
 

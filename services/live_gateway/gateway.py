@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from services import dead_letters
 from services.live_gateway import intake, metrics, records
 from services.live_gateway.engine import Engine
 from services.live_gateway.journal import Entry, Journal
@@ -18,7 +19,7 @@ from services.live_gateway.orders import Changes, Decision, SeenOrder, Trade
 from services.live_gateway.outbox import Outbox, Waiting
 from services.live_gateway.positions import Movement, PositionTable, of_trade
 from services.live_gateway.records import Facts, Outgoing
-from services.live_gateway.reports import dead_letter, outgoing
+from services.live_gateway.reports import outgoing
 from services.messages import BadMessage, NewOrder, Tick, decode
 from services.runtime.clock import Clock
 from services.runtime.journal_reader import Message
@@ -75,6 +76,7 @@ class Gateway:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
         self._lazy: asyncio.TimerHandle | None = None
+        self._journaled_orders = (facts.orders_created, facts.orders_seq)
 
     def attach(self, reports: Outbox, letters: Outbox) -> None:
         """Gives it the outboxes, which already hold what was journaled and not published."""
@@ -92,6 +94,12 @@ class Gateway:
         """Where in EXECUTIONS `published` stands: its sequence, and when that stream was created."""
         reports = self._lanes[REPORTS_LANE]
         return reports.sequence, reports.created
+
+    @property
+    def orders_journaled(self) -> tuple[int, str]:
+        """Up to where in ORDERS every decision is in the journal, and when that stream was created."""
+        created, sequence = self._journaled_orders
+        return sequence, created
 
     def recall(self, order_id: str) -> SeenOrder | None:
         """An order that has ended, None when it is not in memory."""
@@ -239,15 +247,14 @@ class Gateway:
         _log.warning(
             "order message refused", subject=message.subject, sequence=message.sequence, reason=reason
         )
-        metrics.dead_letters.inc()
+        dead_letters.count(dead_letters.ORDERS_SUBJECT)
         if len(self._letters) + self._lanes[LETTERS_LANE].size >= MAX_LETTERS:
             _log.error("dead letter dropped", sequence=message.sequence)
             return
-        self._letters.append(
-            dead_letter(
-                self.facts.venue, ORDERS, message.sequence, message.subject, message.data, reason, now_ns
-            )
-        )
+        letter = dead_letters.dead_letter(ORDERS, message, reason)
+        # A journal that was lost reads the same message again: its letter is another one.
+        msg_id = f"{self.facts.venue}:{ORDERS}:{message.sequence}:{now_ns}"
+        self._letters.append(Outgoing(dead_letters.ORDERS_SUBJECT, msg_id, letter))
 
     def _due(self) -> None:
         self._timer = None
@@ -274,12 +281,14 @@ class Gateway:
             for decision in changes.decisions
         ]
         entry = self._entry(changes, batch, told, letters)
+        orders = (self.facts.orders_created, self.facts.orders_seq)
         self._writing = True
         started = self._clock.monotonic()
         try:
             await self._journal.commit(entry)
         finally:
             self._writing = False
+        self._journaled_orders = orders
         self._dropped.update(entry.published)
         self._memory.trim(not_journaled=self.engine.unjournaled)
         if told:

@@ -34,6 +34,29 @@ _ENDS: Final = {
 _log = get_logger("live_gateway.recovery")
 
 
+class JournalOutdated(Exception):
+    """The journal is older than what was told from it: a copy was restored. Going on from it would execute
+    again what it does not know of. Without it, the venue takes over what the reports tell."""
+
+
+async def refuse_outdated(client: NatsClient, facts: Facts) -> None:
+    """Raises `JournalOutdated` when EXECUTIONS holds a report of this venue that the journal never decided
+    on."""
+    state = await stream_state(client, EXECUTIONS)
+    if state.created != facts.executions_created:
+        return
+    prefix = f"{facts.venue}-"
+    async for batch in read_until(client, EXECUTIONS, facts.executions_seq, state):
+        for message in batch:
+            exec_id = (message.headers or {}).get("Nats-Msg-Id", "")
+            number = exec_id.removeprefix(prefix)
+            if number != exec_id and number.isdecimal() and int(number) >= facts.next_number:
+                raise JournalOutdated(
+                    f"report {exec_id} is in EXECUTIONS and not in the journal, which is an old copy; "
+                    "move it away to start from what the reports tell"
+                )
+
+
 async def recover(client: NatsClient, journal: Journal, facts: Facts) -> Journaled:
     """Fills a new journal from EXECUTIONS, and `facts` with where that stands.
 

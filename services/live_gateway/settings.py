@@ -49,6 +49,13 @@ class StoreSettings(Section):
     recent_orders: int = Field(default=50_000, ge=1_000)
     """Ended orders kept in memory; older ones are looked up in the journal."""
 
+    orders_kept: int = Field(default=100_000, ge=0)
+    """Newest messages of stream ORDERS that stay there although they are decided on and journaled; older
+    ones are removed. They are for people and tools that look at the stream; the venue needs none."""
+
+    orders_trim_interval_sec: PositiveDuration = 10.0
+    """Seconds between two removals of what is decided on from stream ORDERS."""
+
 
 class VenueSettings(Section):
     """Section `venue`: how orders are executed."""

@@ -27,11 +27,13 @@ class StreamState(msgspec.Struct, frozen=True):
     created: str
     """When it was created; another value means another stream of the same name."""
     messages: int
+    first_seq: int
     last_seq: int
 
 
 class _State(msgspec.Struct):
     messages: int = 0
+    first_seq: int = 0
     last_seq: int = 0
 
 
@@ -56,7 +58,7 @@ async def stream_state(client: NatsClient, stream: str) -> StreamState:
     if info.error is not None:
         kind = StreamMissing if info.error.code == 404 else StreamUnavailable
         raise kind(f"{stream}: {info.error.description}")
-    return StreamState(info.created, info.state.messages, info.state.last_seq)
+    return StreamState(info.created, info.state.messages, info.state.first_seq, info.state.last_seq)
 
 
 async def read_until(

@@ -56,6 +56,7 @@ from services.runtime.ids import new_ulid
 from services.runtime.publisher import Publisher
 from services.runtime.service import WorkerContext
 from services.runtime.settings import SettingsError
+from services.runtime.stream_watch import StreamWatch
 from services.runtime.streams import (
     ACCOUNTS_BUCKET,
     DEADLETTER,
@@ -120,6 +121,7 @@ class Worker:
         self._closings: list[Step] = []
         """How the parts are closed, in the order of their opening."""
         self._nats: NatsClient | None = None
+        self._streams_watch: StreamWatch | None = None
         self.ledger: Ledger | None = None
         self._risk: RiskChannels | None = None
         self._work: OwnersWork | None = None
@@ -139,6 +141,7 @@ class Worker:
         board.register("executions", critical=True)
         board.report("executions", True)
         board.register("questdb", critical=False, probe=self._check_questdb)
+        board.register("streams", critical=False, probe=self._check_streams)
         if risk.enabled:
             board.register("risk", critical=risk.fail_closed, probe=self._check_risk)
         if not risk.enabled or not risk.fail_closed:
@@ -165,6 +168,11 @@ class Worker:
         if self._nats is None or not self._nats.is_connected:
             raise ConnectionError("not connected")
         await self._nats.jetstream(timeout=2).stream_info(ORDERS)
+
+    async def _check_streams(self) -> None:
+        if self._streams_watch is None:
+            raise ConnectionError("not connected")
+        await self._streams_watch.check()
 
     async def _check_risk(self) -> None:
         if self._risk is None:
@@ -243,6 +251,7 @@ class Worker:
             await check_subjects(js, self._settings.nats.order_subject_prefix)
             return await ensure_bucket(js, ACCOUNTS_BUCKET)
 
+        self._streams_watch = StreamWatch(nats, (ORDERS, EXECUTIONS, LEDGER, DEADLETTER))
         return await until("streams", ensure, (NatsError, JetStreamError, OSError, TimeoutError))
 
     async def _open_ledger(self, nats: NatsClient, registry: KeyValue) -> Ledger:

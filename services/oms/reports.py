@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from itertools import islice
 from typing import Any, Final, Protocol
 
+from services.dead_letters import EXECUTIONS_SUBJECT, DeadLetters
 from services.ledger.account import Account
 from services.ledger.commands import ApplyReport, Command, Outcome, ReportKind
 from services.ledger.errors import LedgerError
@@ -24,7 +25,6 @@ from services.messages import BadMessage
 from services.oms.report_decoding import decode_report
 from services.oms.report_record import note_applied
 from services.oms.tasks import end
-from services.questdb.dead_letters import DeadLetters
 from services.runtime.connections import NatsClient
 from services.runtime.journal_reader import Message, StreamReader, StreamRegressed
 from services.runtime.publisher import Publisher, PublishRefused, PublishUnknown
@@ -39,11 +39,9 @@ RETRY_SEC: Final = 0.1
 CHECKPOINT_SEC: Final = 1.0
 """How old a checkpoint may be: after a takeover so many reports are read and recognised once more."""
 REGRESSED_WAIT_SEC: Final = 5.0
-DEADLETTER_SUBJECT: Final = "deadletter.executions"
 PATIENCE_SEC: Final = 365 * 86_400.0
 """Reports have no deadline: the ledger tries until a commit is answered."""
 
-_dead: Final = counter("oms_dead_letters", "Messages on EXECUTIONS that cannot be applied.")
 _retries: Final = counter("oms_report_retries", "Commits of reports that had to be tried again.")
 _disordered: Final = counter("oms_reports_out_of_order", "Reports that overtook a failed one; must stay 0.")
 _waiting: Final = gauge("oms_reports_waiting", "Reports read and not committed.")
@@ -261,7 +259,6 @@ class _Partition:
 
     def bury(self, message: Message, reason: str) -> None:
         """Sends a message that cannot be applied to the dead letters; it does not hold up the others."""
-        _dead.inc()
         _log.warning("dead letter", sequence=message.sequence, subject=message.subject, reason=reason)
         self.buried.add(message.sequence)
         self._run_burial(self._publish_dead(message, reason))
@@ -325,7 +322,7 @@ class ReportConsumer:
         """`fill_subject` names the fills that are read; `regressed` is told when EXECUTIONS lost reports."""
         self.nats = nats
         self.ledger = ledger
-        self.dead_letters = DeadLetters(publisher, DEADLETTER_SUBJECT, EXECUTIONS)
+        self.dead_letters = DeadLetters(publisher, EXECUTIONS_SUBJECT, EXECUTIONS)
         self.regressed = regressed
         self._own = own
         self._fill_subject = fill_subject

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import psycopg
 
+from services.dead_letters import FILLS_SUBJECT, DeadLetters
 from services.messages import BadMessage
-from services.questdb.dead_letters import DeadLetters
 from services.questdb.durable_pull import Delivered, DurablePull
 from services.questdb.fill_rows import fill_row
 from services.questdb.schema import FILLS, ensure_tables
@@ -25,7 +25,6 @@ from services.runtime.telemetry import get_logger
 
 DURABLE: Final = "fill-store"
 SUBJECT: Final = "*.fills.*"
-DEAD_LETTER_SUBJECT: Final = "deadletter.fills"
 BATCHES_PENDING: Final = 8
 """Batches that may be unacknowledged over all workers."""
 INTERVALS_UNTIL_AGAIN: Final = 3
@@ -37,7 +36,6 @@ RETRY_LAST_SEC: Final = 2.0
 _YIELD_EVERY: Final = 50
 
 _stored: Final = counter("fill_store_fills", "Fills committed to QuestDB, repeated ones included")
-_refused: Final = counter("fill_store_dead_letters", "Messages on fills.* that are no usable fill")
 _failures: Final = counter("fill_store_failures", "Writes that QuestDB did not take")
 _duration: Final = histogram("fill_store_write_ms", "Time to commit one batch of fills")
 _log = get_logger("questdb.fill_store")
@@ -60,7 +58,7 @@ class FillStore:
         self._pool = pool
         self._batch_size = batch_size
         self._flush_interval_sec = flush_interval_sec
-        self._dead_letters = DeadLetters(publisher, DEAD_LETTER_SUBJECT, EXECUTIONS)
+        self._dead_letters = DeadLetters(publisher, FILLS_SUBJECT, EXECUTIONS)
         self._stopping = asyncio.Event()
         self._pull: DurablePull | None = None
         self._table_exists = False
@@ -156,6 +154,5 @@ class FillStore:
             # Not answered: it comes again after the acknowledgement's time, and is tried again.
             _log.warning("dead letter not stored", sequence=message.sequence, error=str(error))
             return
-        _refused.inc()
         _log.warning("not a fill", sequence=message.sequence, subject=message.subject, reason=reason)
         await pull.terminate([message])

@@ -16,8 +16,8 @@ from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
+from services.dead_letters import LEDGER_SUBJECT, DeadLetters
 from services.ledger.codec import Commit, UnknownFormat, decode_commits
-from services.questdb.dead_letters import DeadLetters
 from services.questdb.order_fold import LoggedOrder, Occurrence, Row, introduces, logged, order_of
 from services.questdb.queries import TableSuspended, logged_orders, wait_applied
 from services.questdb.schema import ORDERS_LOG, ensure_tables
@@ -29,7 +29,6 @@ from services.runtime.publisher import Publisher, PublishError
 from services.runtime.streams import LEDGER
 from services.runtime.telemetry import get_logger
 
-DEAD_LETTER_SUBJECT: Final = "deadletter.ledger"
 BATCHES_WAITING: Final = 4
 """Batches of rows that may wait for QuestDB before reading pauses."""
 MESSAGES_AT_ONCE: Final = 100
@@ -41,7 +40,6 @@ _rows_stored: Final = counter(
 )
 _failures: Final = counter("orders_log_failures", "Reads and writes that QuestDB did not take")
 _waiting_rows: Final = gauge("orders_log_waiting", "Rows of orders_log that wait to be written")
-_unreadable: Final = counter("orders_log_dead_letters", "Messages of LEDGER that cannot be read")
 _log = get_logger("questdb.orders_log_store")
 
 _UNAVAILABLE: Final = (psycopg.Error, OSError, TimeoutError, TableSuspended)
@@ -85,7 +83,7 @@ class OrdersLogStore:
         self._pool = pool
         self._batch_size = batch_size
         self._flush_interval_sec = flush_interval_sec
-        self._dead_letters = DeadLetters(publisher, DEAD_LETTER_SUBJECT, LEDGER)
+        self._dead_letters = DeadLetters(publisher, LEDGER_SUBJECT, LEDGER)
         self._owned: dict[int, _Partition] = {}
         self._entries: deque[_Entry] = deque()
         self._waiting = 0
@@ -169,7 +167,6 @@ class OrdersLogStore:
             return decode_commits(message.data)
         except UnknownFormat as error:
             reason = str(error)
-        _unreadable.inc()
         _log.error("message of LEDGER cannot be read", sequence=message.sequence, reason=reason)
         while True:
             try:

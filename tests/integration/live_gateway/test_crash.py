@@ -362,3 +362,47 @@ async def test_venue_killed_while_both_orders_of_many_pairs_become_executable_ex
     exec_ids = [report.get("exec_id") or report["fill_id"] for report in reports]
     assert len(exec_ids) == len(set(exec_ids))
     await _check_positions(exchange, reports)
+
+
+async def test_orders_that_are_journaled_leave_the_stream_and_nothing_is_executed_twice(
+    start_venue: StartVenue, exchange: Exchange
+) -> None:
+    venue = start_venue(STORE__ORDERS_KEPT="3", STORE__ORDERS_TRIM_INTERVAL_SEC="0.1")
+    await venue.until_healthy()
+    await exchange.mark("45000")
+    orders = [await exchange.new("alice") for _ in range(20)]
+    js = exchange.client.jetstream()
+
+    async def trimmed() -> bool:
+        return (await js.stream_info(ORDERS)).state.messages == 3
+
+    await eventually(trimmed)
+    venue.kill()
+    venue.start()
+    await venue.until_healthy()
+    await exchange.mark("45000")
+    orders.append(await exchange.new("alice"))
+    await eventually(lambda: _counted(exchange, 21))
+    assert [report["order_id"] for report in await exchange.reports()] == orders
+
+
+async def test_an_old_copy_of_the_journal_is_refused_instead_of_executing_again(
+    venue: VenueProcess, exchange: Exchange
+) -> None:
+    await exchange.new("alice")
+    await eventually(lambda: _counted(exchange, 1))
+    venue.stop()
+    copy = {file: file.read_bytes() for file in venue.journal.parent.glob("journal.sqlite3*")}
+    venue.start()
+    await venue.until_healthy()
+    await exchange.mark("45000")
+    await exchange.new("alice")
+    await eventually(lambda: _counted(exchange, 2))
+    venue.stop()
+    for file in venue.journal.parent.glob("journal.sqlite3*"):
+        file.unlink()
+    for file, data in copy.items():
+        file.write_bytes(data)
+    venue.start()
+    await eventually(lambda: any("old copy" in str(line) for line in venue.lines()), within_sec=10)
+    assert await exchange.report_count() == 2

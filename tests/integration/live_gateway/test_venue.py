@@ -150,11 +150,11 @@ async def test_bad_messages_go_to_the_dead_letters_and_stop_nobody(
     letters = await eventually(dead_letters)
     assert [letter["sequence"] for letter in letters] == [1, 2, 3, 4, 5]
     assert [letter["subject"] for letter in letters[:3]] == [subject for subject, _ in BAD]
-    assert letters[0]["payload_base64"]
-    assert letters[1]["payload"] == OTHER_ACCOUNT.decode()
+    assert letters[0]["base64"]
+    assert letters[1]["text"] == OTHER_ACCOUNT.decode()
     assert [letter["reason"] for letter in letters[3:]] == ["unknown_symbol", "invalid_quantity"]
     _, metrics = http_get(venue.addresses["metrics"], "/metrics")
-    assert b"live_gateway_dead_letters_total 5.0" in metrics
+    assert b'dead_letters_total{subject="deadletter.orders"} 5.0' in metrics
 
 
 async def test_positions_on_request_are_the_sum_of_fills_at_a_sequence(
