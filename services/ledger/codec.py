@@ -13,10 +13,12 @@ import msgspec
 
 from services.ledger.account import Account, Position
 from services.ledger.events import EVENT_TYPES, Denied, Event, Reserved
-from services.ledger.order import Order
+from services.ledger.numbers import ZERO
+from services.ledger.order import Order, OrderState, OrderType, Side, Terms, TimeInForce
 from services.ledger.values import replace
 
 VERSION: Final = 1
+ULID_LENGTH: Final = 26
 
 _ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
 _ORDER: Final = msgspec.json.Decoder(Order)
@@ -72,6 +74,49 @@ def encode_order(order: Order) -> bytes:
 
 def decode_order(data: bytes) -> Order:
     return _ORDER.decode(data)
+
+
+class _Memory(msgspec.Struct, array_like=True, gc=False):
+    """What is kept of an ended order under its client order id; `commit.lua` reads the beginning."""
+
+    ulid: str
+    digest: str
+    state: OrderState
+    reason: str
+    message: str
+    cumulative: Decimal
+
+
+_MEMORY: Final = msgspec.json.Decoder(_Memory)
+
+
+def encode_memory(order: Order) -> bytes:
+    """Enough of an ended order to answer a repetition of its request."""
+    ulid = order.order_id[-ULID_LENGTH:]
+    return encode(_Memory(ulid, order.digest, order.state, order.reason, order.message, order.cumulative))
+
+
+def decode_memory(data: bytes, account: str, client_order_id: str) -> Order:
+    """The order of `encode_memory`: its identity, digest and outcome; symbol, terms and times are empty."""
+    kept = _MEMORY.decode(data)
+    return Order(
+        order_id=f"{account}-{kept.ulid}",
+        account=account,
+        client_order_id=client_order_id,
+        digest=kept.digest,
+        symbol="",
+        side=Side.BUY,
+        order_type=OrderType.LIMIT,
+        time_in_force=TimeInForce.TIMEOUT,
+        terms=Terms(ZERO, None, None, None),
+        state=kept.state,
+        created_ns=0,
+        updated_ns=0,
+        expire_ns=0,
+        cumulative=kept.cumulative,
+        reason=kept.reason,
+        message=kept.message,
+    )
 
 
 def encode_head(account: Account) -> bytes:

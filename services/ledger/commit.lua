@@ -6,25 +6,23 @@
 --
 -- ARGV: expected token ('' = there is no such account), new token ('' = change nothing, only compare),
 --       commit for the outbox ('' = none), changed positions ('' = none), record key prefix, client-id key
---       prefix, cap of denials, milliseconds that an ended order is kept, then the lengths of these lists,
---       then their items:
+--       prefix, cap of denials, milliseconds that the client id of an ended order is kept, then the lengths of
+--       these lists, then their items:
 --    1  record keys that must be absent
 --    2  client-id keys that must be absent
 --    3  record keys whose values the caller needs when the commit is refused
 --    4  account fields: field, value
---    5  records of open orders: key, value
---    6  records of ended orders: key, value
---    7  records of tombstones: key, value, milliseconds to keep
---    8  client-id keys to delete
---    9  client-id keys of open orders: key, order id
---   10  client-id keys of ended orders: key, order id
---   11  new orders for the index: 0, order id
---   12  new orders for the open set: 0, order id
---   13  ids that leave the open set
---   14  deadlines: millisecond, order id
---   15  ids that leave the deadline index
---   16  ended orders: millisecond at which the record expires, order id
---   17  denials to remember: '<order id> <client order id>'
+--    5  records of orders: key, value
+--    6  client-id keys to delete
+--    7  client-id keys of open orders: key, order id
+--    8  client-id keys of ended orders: key, order id
+--    9  new orders for the index: 0, order id
+--   10  new orders for the open set: 0, order id
+--   11  ids that leave the open set
+--   12  deadlines: millisecond, order id
+--   13  ids that leave the deadline index
+--   14  ended orders: milliseconds that the record stays at least, order id
+--   15  denials whose client id is remembered: '<order id> <client order id>'
 --
 -- Answers 1 when committed (or when the token is the expected one and nothing was to change). Otherwise:
 --   {account hash or false when the token was the expected one,
@@ -32,7 +30,23 @@
 -- The last step reads the token, so that the caller's connection goes on tracking the account: a write ends
 -- tracking, and a connection is not told of its own writes.
 
-local HEADER, LISTS = 8, 17
+local HEADER, LISTS = 8, 15
+
+-- The server's clock: outbox entries are named by it too.
+local function milliseconds()
+  local time = server.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- A client-id key holds an order id while the order's record is here, and afterwards a JSON array with what a
+-- repeated request is answered; the array begins with the order's ULID, the id's last 26 characters.
+local function remembered(holder)
+  return string.sub(holder, 1, 1) == '['
+end
+
+local function names(holder, id)
+  return holder == id or remembered(holder) and string.sub(holder, 3, 28) == string.sub(id, -26)
+end
 
 local function commit(keys, args)
   local account = keys[1]
@@ -62,7 +76,7 @@ local function commit(keys, args)
     if any(2) then
       holders = server.call('MGET', items(2))
       for i = 1, #holders do
-        records[i] = holders[i] and server.call('GET', args[5] .. holders[i])
+        records[i] = holders[i] and not remembered(holders[i]) and server.call('GET', args[5] .. holders[i])
       end
     end
     return { not same and server.call('HGETALL', account), named, holders, records }
@@ -72,28 +86,25 @@ local function commit(keys, args)
   local kept = args[8]
   server.call('HSET', account, 'token', fresh, items(4))
   if any(5) then server.call('MSET', items(5)) end
-  for i = first[6], last[6], 2 do server.call('SET', args[i], args[i + 1], 'PX', kept) end
-  for i = first[7], last[7], 3 do server.call('SET', args[i], args[i + 1], 'PX', args[i + 2]) end
-  if any(8) then server.call('UNLINK', items(8)) end
-  if any(9) then server.call('MSET', items(9)) end
-  for i = first[10], last[10], 2 do server.call('SET', args[i], args[i + 1], 'PX', kept) end
-  if any(11) then server.call('ZADD', keys[6], items(11)) end
-  if any(12) then server.call('ZADD', keys[5], items(12)) end
-  if any(13) then server.call('ZREM', keys[5], items(13)) end
-  if any(14) then server.call('ZADD', keys[3], items(14)) end
-  if any(15) then server.call('ZREM', keys[3], items(15)) end
-  if any(16) then server.call('ZADD', keys[4], items(16)) end
-  if any(17) then
-    local surplus = server.call('RPUSH', keys[7], items(17)) - tonumber(args[7])
+  if any(6) then server.call('UNLINK', items(6)) end
+  if any(7) then server.call('MSET', items(7)) end
+  for i = first[8], last[8], 2 do server.call('SET', args[i], args[i + 1], 'PX', kept) end
+  if any(9) then server.call('ZADD', keys[6], items(9)) end
+  if any(10) then server.call('ZADD', keys[5], items(10)) end
+  if any(11) then server.call('ZREM', keys[5], items(11)) end
+  if any(12) then server.call('ZADD', keys[3], items(12)) end
+  if any(13) then server.call('ZREM', keys[3], items(13)) end
+  if any(14) then
+    local now = milliseconds()
+    for i = first[14], last[14], 2 do server.call('ZADD', keys[4], now + args[i], args[i + 1]) end
+  end
+  if any(15) then
+    local surplus = server.call('RPUSH', keys[7], items(15)) - tonumber(args[7])
     if surplus > 0 then
       for _, entry in ipairs(server.call('LPOP', keys[7], surplus)) do
-        local id, client = string.match(entry, '^(%S+) (%S*)$')
-        server.call('UNLINK', args[5] .. id)
-        if client ~= '' and server.call('GET', args[6] .. client) == id then
-          server.call('UNLINK', args[6] .. client)
-        end
-        server.call('ZREM', keys[6], id)
-        server.call('ZREM', keys[4], id)
+        local id, client = string.match(entry, '^(%S+) (%S+)$')
+        local holder = server.call('GET', args[6] .. client)
+        if holder and names(holder, id) then server.call('UNLINK', args[6] .. client) end
       end
     end
   end
@@ -140,16 +151,37 @@ server.register_function('trade2026_release_@VERSION@', function(keys, args)
   return 0
 end)
 
--- KEYS: ended set. ARGV: now in milliseconds, limit. Drops index entries of records that have expired.
+-- KEYS: ended set, outbox. ARGV: milliseconds that an ended order stays, limit. Answers ended orders that may
+-- go: order id, its score, … The oldest entry of the outbox bounds them: what was committed before it has been
+-- carried to the journal.
+server.register_function('trade2026_ended_@VERSION@', function(keys, args)
+  local latest = milliseconds() - args[1]
+  local oldest = server.call('XRANGE', keys[2], '-', '+', 'COUNT', 1)[1]
+  if oldest then latest = math.min(latest, tonumber(string.match(oldest[1], '^%d+')) - 1) end
+  return server.call('ZRANGE', keys[1], '-inf', latest, 'BYSCORE', 'LIMIT', 0, args[2], 'WITHSCORES')
+end)
+
+-- KEYS: ended set. ARGV: record key prefix, then an order each: order id, its score in the ended set, its
+-- client-id key ('' = none), what is kept there. Takes the orders out, unless they have changed since the score
+-- was read; answers how many.
 -- An order id is {account}-{ULID}: the account is all but its last 27 characters.
-server.register_function('trade2026_forget_@VERSION@', function(keys, args)
-  local ids = server.call('ZRANGEBYSCORE', keys[1], '-inf', args[1], 'LIMIT', 0, args[2])
-  local tag = string.match(keys[1], '{.-}')
-  for _, id in ipairs(ids) do
-    server.call('ZREM', 'orders:' .. tag .. ':' .. string.sub(id, 1, -28), id)
+server.register_function('trade2026_retire_@VERSION@', function(keys, args)
+  local index = 'orders:' .. string.match(keys[1], '{.-}') .. ':'
+  local retired = 0
+  for i = 2, #args, 4 do
+    local id, client = args[i], args[i + 2]
+    local score = server.call('ZSCORE', keys[1], id)
+    if score and tonumber(score) == tonumber(args[i + 1]) then
+      if client ~= '' and server.call('GET', client) == id then
+        server.call('SET', client, args[i + 3], 'KEEPTTL')
+      end
+      server.call('UNLINK', args[1] .. id)
+      server.call('ZREM', index .. string.sub(id, 1, -28), id)
+      server.call('ZREM', keys[1], id)
+      retired = retired + 1
+    end
   end
-  if #ids > 0 then server.call('ZREM', keys[1], unpack(ids)) end
-  return #ids
+  return retired
 end)
 
 -- KEYS: present workers. ARGV: worker, milliseconds. Answers how many workers are present, this one included.

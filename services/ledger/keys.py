@@ -52,11 +52,12 @@ class AccountKeys:
         self.index = f"orders:{braced}:{name}"
         """Sorted set (score 0): every order whose record is still there."""
         self.denied = f"denied:{braced}:{name}"
-        """List: remembered denials, oldest first, as `<order id> <client order id>`."""
+        """List: denials with a client order id, oldest first, as `<order id> <client order id>`."""
         self.order_prefix = f"order:{braced}:"
         """String `order:{p<N>}:<order id>`: the order's record."""
         self.client_prefix = f"client:{braced}:{name}:"
-        """String `client:{p<N>}:<account>:<client order id>` → order id."""
+        """String `client:{p<N>}:<account>:<client order id>` → order id, or what is kept of the order
+        once its record has gone (`codec.encode_memory`)."""
         self.deadline = deadline(partition)
         self.outbox = outbox(partition)
         self.ended = ended(partition)
@@ -78,7 +79,8 @@ def outbox(partition: int) -> str:
 
 
 def ended(partition: int) -> str:
-    """Sorted set: id of an ended order by the millisecond at which its record expires."""
+    """Sorted set: id of an ended order by the millisecond of the server's clock at which it ended (a
+    tombstone: an hour later). It is in there until its record goes."""
     return f"ended:{tag(partition)}"
 
 

@@ -1,6 +1,7 @@
 """The account ledger: commands in, outcomes out, each true because a commit was answered."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Final
@@ -23,13 +24,13 @@ from services.ledger.numbers import install_context
 from services.ledger.opening import Opening
 from services.ledger.options import LedgerOptions
 from services.ledger.order import Order
-from services.ledger.reading import OrderPage, Reading
+from services.ledger.reading import EndedOrder, OrderPage, Reading
 from services.ledger.registry import AccountRegistry
 from services.ledger.slot import Item, Slot
 from services.ledger.store import Store
 from services.runtime.clock import Clock
 
-__all__ = ["Ledger", "LedgerOptions", "OrderPage"]
+__all__ = ["EndedOrder", "Ledger", "LedgerOptions", "OrderPage"]
 
 ACCOUNTS_KEPT: Final = 20_000
 """Copies of accounts in memory at most."""
@@ -155,9 +156,18 @@ class Ledger:
         """Orders of a partition whose deadline has passed, earliest first. Raises `LedgerUnavailable`."""
         return await self._reading.due(partition, now_ns, limit)
 
-    async def forget_ended(self, partition: int, now_ns: int, limit: int = 1000) -> int:
-        """Takes orders whose records have expired out of the listings; returns how many."""
-        return await self._reading.forget_ended(partition, now_ns, limit)
+    async def ended(self, partition: int, kept_ms: int, limit: int = 1000) -> tuple[EndedOrder, ...]:
+        """Orders of a partition that ended `kept_ms` ago or earlier, earliest first, and whose events have
+        been carried to the journal. Raises `LedgerUnavailable`."""
+        return await self._reading.ended(partition, kept_ms, limit)
+
+    async def retire(self, partition: int, ended: Sequence[EndedOrder]) -> int:
+        """Lets go the records of those of `ended` that have not changed since; returns how many.
+
+        What a repeated request is answered stays under the client order id, until 24 h after the order's end.
+        Raises `LedgerUnavailable`; repeating the call is harmless.
+        """
+        return await self._reading.retire(partition, ended)
 
     async def checkpoint(self, partition: int) -> int:
         """Sequence in EXECUTIONS up to which every report of the partition is committed; 0 at first."""

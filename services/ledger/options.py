@@ -27,4 +27,4 @@ class LedgerOptions:
     max_batch: int = 128
     """Commands of one account in one commit."""
     remembered_denials: int = REMEMBERED_DENIALS
-    """Denied orders an account keeps for 24 h; beyond, the oldest is forgotten."""
+    """Denials that an account keeps for 24 h by their client order id; beyond, the oldest is forgotten."""

@@ -1,17 +1,20 @@
-"""Looks at stored orders and indexes; nothing here changes an account."""
+"""Looks at stored orders and indexes, and lets ended orders go; nothing here changes an account."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from services.ledger import keys
+from services.ledger.codec import encode_memory
 from services.ledger.connection import Argument
 from services.ledger.errors import LedgerUnavailable, NotConnected, RequestRefused, Unanswered
 from services.ledger.order import Order
 from services.ledger.partition import account_of
-from services.ledger.store import Store, function, read_order
+from services.ledger.store import Store, function, load_if_lost, read_holder, read_order
 
 _OPEN_PAGE: Final = 512
+_ENDED_PAGE: Final = 250
+"""Ended orders that the server works on at once; everybody else waits so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +25,19 @@ class OrderPage:
     next_page_token: str
 
 
+@dataclass(frozen=True, slots=True)
+class EndedOrder:
+    """An order that has ended, as it stands in the set of those that may go."""
+
+    order_id: str
+    score: str
+    """Changes when the order does."""
+    order: Order | None
+    """None: its record is not there."""
+
+
 class Reading:
-    """Reads of orders, indexes and checkpoints. Every call raises `LedgerUnavailable`."""
+    """Orders, indexes and checkpoints. Every call raises `LedgerUnavailable`."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -37,7 +51,10 @@ class Reading:
 
     async def order_by_client_id(self, account: str, client_order_id: str) -> Order | None:
         holder = await self._request("GET", self._store.keys_of(account).client_prefix + client_order_id)
-        return None if holder is None else (await self._records(account, [holder.decode()]))[0]
+        if holder is None:
+            return None
+        order_id, kept = read_holder(holder, None, account, client_order_id)
+        return kept or (await self._records(account, [order_id]))[0]
 
     async def orders(self, account: str, page_size: int, page_token: str, open_only: bool) -> OrderPage:
         held = self._store.keys_of(account)
@@ -45,7 +62,7 @@ class Reading:
         found: list[Order] = []
         before = f"({page_token}" if page_token else "+"
         while True:
-            # Records that have expired leave gaps in the index until they are forgotten.
+            # A record may go between the two reads.
             wanted = page_size - len(found) + 1
             ids = _texts(
                 await self._request("ZRANGE", index, before, "-", "BYLEX", "REV", "LIMIT", 0, wanted)
@@ -78,12 +95,34 @@ class Reading:
         orders = (read_order(record, account_of(i)) for i, record in zip(ids, records, strict=True))
         return tuple(order for order in orders if order is not None and order.is_open)
 
-    async def forget_ended(self, partition: int, now_ns: int, limit: int) -> int:
-        return int(
-            await self._request(
-                "FCALL", function("forget"), 1, keys.ended(partition), now_ns // 1_000_000, limit
-            )
+    async def ended(self, partition: int, kept_ms: int, limit: int) -> tuple[EndedOrder, ...]:
+        answer = await self._function(
+            "ended", keys.ended(partition), keys.outbox(partition), kept_ms, limit, named=2
         )
+        ids, scores = _texts(answer[::2]), _texts(answer[1::2])
+        found: list[EndedOrder] = []
+        for start in range(0, len(ids), _ENDED_PAGE):
+            chunk = ids[start : start + _ENDED_PAGE]
+            prefix = self._store.keys_of(account_of(chunk[0])).order_prefix
+            records = await self._request("MGET", *(prefix + order_id for order_id in chunk))
+            for order_id, score, record in zip(chunk, scores[start:], records, strict=False):
+                found.append(EndedOrder(order_id, score, read_order(record, account_of(order_id))))
+        return tuple(found)
+
+    async def retire(self, partition: int, ended: Sequence[EndedOrder]) -> int:
+        retired = 0
+        for start in range(0, len(ended), _ENDED_PAGE):
+            chunk = ended[start : start + _ENDED_PAGE]
+            prefix = self._store.keys_of(account_of(chunk[0].order_id)).order_prefix
+            arguments: list[Argument] = [prefix]
+            for one in chunk:
+                client, memory = "", b""
+                if one.order is not None and one.order.client_order_id:
+                    held = self._store.keys_of(one.order.account)
+                    client, memory = held.client_prefix + one.order.client_order_id, encode_memory(one.order)
+                arguments += (one.order_id, one.score, client, memory)
+            retired += int(await self._function("retire", keys.ended(partition), *arguments, named=1))
+        return retired
 
     async def checkpoint(self, partition: int) -> int:
         return int(await self._request("GET", keys.checkpoint(partition)) or 0)
@@ -95,6 +134,17 @@ class Reading:
         prefix = self._store.keys_of(account).order_prefix
         records = await self._request("MGET", *(prefix + order_id for order_id in order_ids))
         return [read_order(record, account) for record in records]
+
+    async def _function(self, name: str, *arguments: Argument, named: int) -> Any:
+        """Calls a function of the library, which is loaded again if the server has lost it."""
+        try:
+            return await self._store.reads.request("FCALL", function(name), named, *arguments)
+        except RequestRefused as error:
+            if not await load_if_lost(self._store.reads, error):
+                raise LedgerUnavailable(str(error)) from error
+        except (NotConnected, Unanswered) as error:
+            raise LedgerUnavailable(str(error)) from error
+        return await self._request("FCALL", function(name), named, *arguments)
 
     async def _request(self, *arguments: Argument) -> Any:
         try:

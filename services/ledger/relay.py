@@ -22,8 +22,7 @@ from services.ledger.events import Activated
 from services.ledger.order import Order
 from services.ledger.partition import PARTITIONS
 from services.ledger.positions import Positions
-from services.ledger.store import LOAD_LIBRARY, function, load_if_lost
-from services.runtime.clock import Clock
+from services.ledger.store import LOAD_LIBRARY, load_if_lost
 from services.runtime.publisher import PubAck, PublishError
 from services.runtime.telemetry import counter, gauge, get_logger
 
@@ -34,8 +33,6 @@ _retries = counter("ledger_relay_retries", "Steps of the relay that had to be re
 _BLOCK_MS: Final = 200
 _READ_COUNT: Final = 256
 _TRIM_INTERVAL: Final = 0.05
-_FORGET_INTERVAL: Final = 5.0
-_FORGET_COUNT: Final = 500
 _RETRY_WAIT: Final = 0.05
 _RETRY_WAIT_MAX: Final = 1.0
 _ACTIVATED: Final = b'"activated":'
@@ -112,13 +109,11 @@ class Relay:
         publisher: JournalPublisher,
         positions: Positions,
         activate: Activate,
-        clock: Clock,
     ) -> None:
         self._options = options
         self._publisher = publisher
         self._positions = positions
         self._activate = activate
-        self._clock = clock
         self._owned: dict[int, _Owned] = {}
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
@@ -307,15 +302,11 @@ class Relay:
             owned.trim_to = b"%s-%d" % (milliseconds, int(number) + 1)
 
     async def _trim_all(self) -> None:
-        forget_at = 0.0
         while True:
             await asyncio.sleep(_TRIM_INTERVAL)
             try:
                 for owned in list(self._owned.values()):
                     await self._trim(owned)
-                if self._clock.monotonic() >= forget_at:
-                    forget_at = self._clock.monotonic() + _FORGET_INTERVAL
-                    await self._forget()
             except _VALKEY_ERRORS as error:
                 _log.debug("the outbox was not trimmed", error=str(error))
                 if isinstance(error, RequestRefused) and self._writer.connected:
@@ -327,15 +318,6 @@ class Relay:
             await self._writer.request("XTRIM", owned.outbox, "MINID", until)
             if owned.trim_to == until:
                 owned.trim_to = None
-
-    async def _forget(self) -> None:
-        now_ms = self._clock.now_ns() // 1_000_000
-        for partition in list(self._owned):
-            forgotten = _FORGET_COUNT
-            while forgotten == _FORGET_COUNT:
-                forgotten = await self._writer.request(
-                    "FCALL", function("forget"), 1, keys.ended(partition), now_ms, _FORGET_COUNT
-                )
 
     def _count(self, change: int) -> None:
         self._queued += change

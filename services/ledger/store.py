@@ -20,8 +20,10 @@ from services.ledger.draft import Copy, Draft
 from services.ledger.keys import AccountKeys, account_keys
 from services.ledger.order import Order, OrderState
 
-ENDED_KEPT_MS: Final = 24 * 3600 * 1000
+CLIENT_ID_KEPT_MS: Final = 24 * 3600 * 1000
+"""How long the client order id of an order is kept after its end."""
 TOMBSTONE_KEPT_MS: Final = 3600 * 1000
+"""How long an order that was given up waits for a late reservation."""
 REMEMBERED_DENIALS: Final = 1000
 
 _SOURCE: Final = resources.files("services.ledger").joinpath("commit.lua").read_text()
@@ -174,12 +176,10 @@ class Store:
         self, held: AccountKeys, draft: Draft, token: str, named: list[str], fields: Mapping[bytes, bytes]
     ) -> list[Argument]:
         prefix, clients = held.order_prefix, held.client_prefix
-        now_ms = draft.now_ns // 1_000_000
         # The lists of commit.lua, in its order.
-        lists: list[list[Argument]] = [[] for _ in range(17)]
-        (order_guards, client_guards, wanted, changed, open_records, ended_records, tombstones, freed,
-         open_clients, ended_clients, indexed, opened, closed, deadlines, undue, ended,
-         denials) = lists  # fmt: skip
+        lists: list[list[Argument]] = [[] for _ in range(15)]
+        (order_guards, client_guards, wanted, changed, order_records, freed, open_clients, ended_clients,
+         indexed, opened, closed, deadlines, undue, ended, denials) = lists  # fmt: skip
         order_guards += [prefix + i for i in draft.order_guards]
         client_guards += [clients + i for i in draft.client_guards]
         wanted += [prefix + i for i in named]
@@ -191,11 +191,11 @@ class Store:
             before = draft.before[order_id]
             record = codec.encode_order(order)
             records[order_id] = (order, record)
+            order_records += (prefix + order_id, record)
             client_id = order.client_order_id
             if before is None:
                 indexed += (0, order_id)
             if order.is_open:
-                open_records += (prefix + order_id, record)
                 due = due_ns(order)
                 if due is not None:
                     deadlines += (due // 1_000_000, order_id)
@@ -207,11 +207,9 @@ class Store:
                         open_clients += (clients + client_id, order_id)
                 continue
             if order_id in draft.tombstones:
-                tombstones += (prefix + order_id, record, TOMBSTONE_KEPT_MS)
-                ended += (now_ms + TOMBSTONE_KEPT_MS, order_id)
+                ended += (TOMBSTONE_KEPT_MS, order_id)
                 continue
-            ended_records += (prefix + order_id, record)
-            ended += (now_ms + ENDED_KEPT_MS, order_id)
+            ended += (0, order_id)
             if before is not None and not before.is_open:
                 continue
             if before is not None:
@@ -219,7 +217,7 @@ class Store:
                 undue.append(order_id)
             if client_id and draft.clients.get(client_id, order_id) == order_id:
                 ended_clients += (clients + client_id, order_id)
-            if order.state is OrderState.DENIED:
+            if client_id and order.state is OrderState.DENIED:
                 denials.append(f"{order_id} {client_id}")
         envelope = positions = b""
         if draft.events:
@@ -243,7 +241,7 @@ class Store:
         arguments: list[Argument] = [
             "FCALL", _COMMIT, 7, held.account, held.outbox, held.deadline, held.ended, held.open, held.index,
             held.denied, draft.copy.token, token if token != draft.copy.token else "", envelope, positions,
-            prefix, clients, self._remembered_denials, ENDED_KEPT_MS,
+            prefix, clients, self._remembered_denials, CLIENT_ID_KEPT_MS,
         ]  # fmt: skip
         arguments += [len(items) for items in lists]
         for items in lists:
@@ -290,6 +288,16 @@ def read_order(record: bytes | None, account: str) -> Order | None:
     return order if order.account == account else None
 
 
+def read_holder(
+    holder: bytes, record: bytes | None, account: str, client_order_id: str
+) -> tuple[str, Order | None]:
+    """The order that a client-id key names, and what is known of it: its record, or what is kept of it."""
+    if holder.startswith(b"["):
+        kept = codec.decode_memory(holder, account, client_order_id)
+        return kept.order_id, kept
+    return holder.decode(), read_order(record, account)
+
+
 def _stored(answer: Sequence[Any], draft: Draft, account: str, named: Sequence[str]) -> Copy:
     flat, records, holders, held_records = answer
     known = draft.copy
@@ -302,8 +310,7 @@ def _stored(answer: Sequence[Any], draft: Draft, account: str, named: Sequence[s
         copy.orders[order_id] = read_order(record, account)
     for client_id, holder, record in zip(draft.client_guards, holders, held_records, strict=True):
         if holder is not None:
-            order_id = holder.decode()
-            order = read_order(record, account)
+            order_id, order = read_holder(holder, record, account, client_id)
             # A key that outlived its order's record names nobody.
             copy.clients[client_id] = order_id if order is not None else ""
             if order is not None:

@@ -48,6 +48,7 @@ from services.oms.submit import SubmitRules, Submitter
 from services.oms.submit_group import GroupSubmitter
 from services.oms.tasks import end
 from services.questdb.fill_store import FillStore
+from services.questdb.order_archive import OrderArchive
 from services.questdb.orders_log_store import OrdersLogStore
 from services.questdb.resume import keep_resumed
 from services.runtime.connections import NatsClient, open_nats, open_questdb, open_valkey
@@ -196,6 +197,7 @@ class Worker:
         submitter, groups = self._submitters(risk, ledger, dispatch, nats)
         drop_copies = DropCopies(nats, settings.ledger.partitions)
         self._refusals.append(ending(drop_copies.stop))
+        archive = OrderArchive(self._questdb)
         work = self._work = OwnersWork(
             settings,
             self._name,
@@ -203,6 +205,7 @@ class Worker:
             publisher,
             ledger,
             self._store(nats, publisher),
+            archive,
             self._context.own,
             dispatch,
             self._clock,
@@ -218,7 +221,7 @@ class Worker:
             groups,
             Canceler(ledger, dispatch),
             self._amender(risk, ledger, dispatch, nats),
-            Queries(ledger, self._questdb, self._clock),
+            Queries(ledger, self._questdb, archive, orders.ended_orders_kept_sec, self._clock),
             drop_copies,
             ledger.client_leases,
             frozenset(instruments_of(settings.instruments)),

@@ -57,6 +57,15 @@ def order_not_found(order_id: str) -> NotFound:
     return NotFound(f"there is no order {shown}", reason="ORDER_NOT_FOUND", metadata={"order_id": shown})
 
 
+def order_ended(order_id: str, state: str) -> FailedPrecondition:
+    """The answer for what cannot be done any more to an order."""
+    return FailedPrecondition(
+        f"order {order_id} is {state}",
+        reason="ORDER_ENDED",
+        metadata={"order_id": order_id, "state": state},
+    )
+
+
 class Canceler:
     """Cancels orders; one a worker."""
 
@@ -93,11 +102,7 @@ class Canceler:
         assert order is not None
         if outcome.effect is Effect.NOT_OPEN:
             _cancels.labels("ended").inc()
-            raise FailedPrecondition(
-                f"order {order_id} is {order.state}",
-                reason="ORDER_ENDED",
-                metadata={"order_id": order_id, "state": order.state.value},
-            )
+            raise order_ended(order_id, order.state.value)
         if not order.is_open:
             # An exit that waited for its entry: the venue does not know it.
             _cancels.labels("at_once").inc()

@@ -21,10 +21,13 @@ from services.oms.disconnect import DisconnectWatch
 from services.oms.dispatch import Dispatch
 from services.oms.position_pass import PositionPass
 from services.oms.reports import Own, ReportConsumer
+from services.oms.retention import LedgerStream, Retention
 from services.oms.settings import OmsSettings
 from services.oms.steps import ending, until
 from services.oms.sweeper import Sweeper
 from services.oms.tasks import end
+from services.questdb.order_archive import OrderArchive
+from services.questdb.orders_log_store import OrdersLogStore
 from services.runtime.clock import Clock
 from services.runtime.connections import NatsClient
 from services.runtime.publisher import Publisher
@@ -46,7 +49,8 @@ class OwnersWork:
         nats: NatsClient,
         publisher: Publisher,
         ledger: Ledger,
-        orders_log: PartitionListener,
+        orders_log: OrdersLogStore,
+        archive: OrderArchive,
         own: Own,
         dispatch: Dispatch,
         clock: Clock,
@@ -73,10 +77,12 @@ class OwnersWork:
             publisher,
             self._positions,
             dispatch.send_activated,
-            clock,
         )
         self._reports = ReportConsumer(
             nats, ledger, publisher, own, fill_subject=settings.nats.fill_subject, regressed=regressed
+        )
+        self._retention = Retention(
+            ledger, archive, orders_log, LedgerStream(nats), self._owned_now, orders.ended_orders_kept_sec
         )
         self._ownership = Ownership(
             OwnershipOptions(stored.url, stored.db, stored.partitions),
@@ -113,6 +119,7 @@ class OwnersWork:
             own(self._reports.run(), "checkpoints"),
             own(sweeper.run(), "sweeper"),
             own(watch.run(), "disconnects"),
+            own(self._retention.run(), "retention"),
         ]
         if not orders.update_positions_realtime:
             showing = PositionPass(

@@ -1,7 +1,7 @@
 """Looks at orders, positions and fills; nothing here changes anything.
 
-Orders and positions come from the ledger: they are as new as the last commit. Fills come from the fill store,
-and lag by its flush interval.
+Orders and positions come from the ledger: they are as new as the last commit. Ended orders leave it after a
+while and are found in QuestDB. Fills come from the fill store, and lag by its flush interval.
 """
 
 import asyncio
@@ -28,6 +28,7 @@ from services.oms.wire import (
     positions_message,
 )
 from services.order_request import SYMBOL, read_account, read_client_order_id
+from services.questdb.order_archive import OrderArchive
 from services.questdb.order_fold import LoggedOrder
 from services.questdb.queries import (
     BadPageToken,
@@ -46,8 +47,7 @@ LARGEST_PAGE: Final = 1_000
 DEFAULT_PAGE: Final = 100
 SCANNED: Final = 5_000
 """Orders that one call looks at for those of the wanted state; the page token goes on from there."""
-FORGOTTEN_AFTER_MS: Final = 3_600_000
-"""The ledger keeps every order at least so long; an older one may be in the log of orders alone."""
+_STORE_ERRORS: Final = (psycopg.Error, TimeoutError, OSError, TableSuspended)
 _FIRST_SECOND: Final = 0
 _LAST_SECOND: Final = 9_000_000_000
 
@@ -69,9 +69,14 @@ class Ledger(Protocol):
 class Queries:
     """Answers questions; one a worker."""
 
-    def __init__(self, ledger: Ledger, questdb: QuestdbPool, clock: Clock) -> None:
+    def __init__(
+        self, ledger: Ledger, questdb: QuestdbPool, archive: OrderArchive, kept_sec: float, clock: Clock
+    ) -> None:
+        """The ledger keeps every order for `kept_sec` after its end, hence after its beginning, at least."""
         self._ledger = ledger
         self._questdb = questdb
+        self._archive = archive
+        self._kept_ms = round(kept_sec * 1000)
         self._clock = clock
 
     async def order(self, order_id: str) -> order_pb2.Order:
@@ -83,12 +88,15 @@ class Queries:
             raise _ledger_unavailable() from None
         if order is not None:
             return order_message(order)
-        if self._clock.now_ns() // 1_000_000 - created_ms(order_id) < FORGOTTEN_AFTER_MS:
+        if self._is_young(order_id):
             # Were there such an order, the ledger would still know it.
             raise order_not_found(order_id)
         try:
+            stored = await self._archive.find(order_id)
+            if stored is not None:
+                return order_message(stored)
             logged = (await logged_orders(self._questdb, [order_id])).get(order_id)
-        except (psycopg.Error, TimeoutError, OSError, TableSuspended):
+        except _STORE_ERRORS:
             raise Unavailable(
                 f"order {order_id} is not known to the ledger, and the log of orders does not answer now",
                 reason="ORDERS_LOG_UNAVAILABLE",
@@ -96,6 +104,10 @@ class Queries:
         if logged is None:
             raise order_not_found(order_id)
         return logged_order_message(logged, account)
+
+    def _is_young(self, order_id: str) -> bool:
+        """Whether an order of this id cannot have left the ledger."""
+        return self._clock.now_ns() // 1_000_000 - created_ms(order_id) < self._kept_ms
 
     async def orders(self, request: order_pb2.ListOrdersRequest) -> order_pb2.ListOrdersResponse:
         """A page of an account's orders, newest first."""
@@ -107,23 +119,62 @@ class Queries:
         if token and read_token_account(token) != account:
             raise InvalidArgument("page_token", "is not one of this list")
         response = order_pb2.ListOrdersResponse()
+        if client_order_id:
+            found = None if token else await self._by_client_id(account, client_order_id)
+            if found is not None and state in (None, _state_of(found)):
+                response.orders.append(found)
+            return response
+        orders, response.next_page_token = await self._page(account, state, page_size, token)
+        response.orders.extend(order_message(order) for order in orders)
+        return response
+
+    async def _by_client_id(self, account: str, client_order_id: str) -> order_pb2.Order | None:
         try:
-            if client_order_id:
-                found = await self._ledger.order_by_client_id(account, client_order_id)
-                orders = [found] if found is not None and state in (None, found.state) and not token else []
-                token = ""
-            else:
-                orders, token = await self._scan(account, state, page_size, token)
+            holder = await self._ledger.order_by_client_id(account, client_order_id)
         except LedgerUnavailable:
             raise _ledger_unavailable() from None
-        response.orders.extend(order_message(order) for order in orders)
-        response.next_page_token = token
-        return response
+        if holder is None:
+            return None
+        # Of an order that has left the ledger only the outcome is there.
+        return await self.order(holder.order_id)
+
+    async def _page(
+        self, account: str, state: OrderState | None, page_size: int, token: str
+    ) -> tuple[list[Order], str]:
+        """A page of orders by id from the highest down, out of the ledger and the table of those that have
+        left it; the token that goes on from there.
+
+        The ledger is looked at first: what leaves it meanwhile is in the table already.
+        """
+        try:
+            held, ledger_end = await self._scan(account, state, page_size, token)
+        except LedgerUnavailable:
+            raise _ledger_unavailable() from None
+        if state is not None and state not in TERMINAL:
+            return held, ledger_end
+        if len(held) == page_size and self._is_young(held[-1].order_id):
+            return held, held[-1].order_id
+        limit = page_size + 1
+        try:
+            left = await self._archive.page(account, state, token, limit)
+        except _STORE_ERRORS:
+            raise Unavailable(
+                "the table of ended orders does not answer now; working orders can be listed by their state",
+                reason="ORDERS_LOG_UNAVAILABLE",
+            ) from None
+        # Each of the two was looked through down to some id: below the higher one, orders may be missing.
+        end = max(ledger_end, left[-1].order_id if len(left) == limit else "")
+        merged = {order.order_id: order for order in (*left, *held) if order.order_id >= end}
+        page = [merged[order_id] for order_id in sorted(merged, reverse=True)[:page_size]]
+        if len(merged) > page_size:
+            return page, page[-1].order_id
+        return page, end
 
     async def _scan(
         self, account: str, state: OrderState | None, page_size: int, token: str
     ) -> tuple[list[Order], str]:
-        """Up to `page_size` orders in `state` after `token`, and the token that goes on from there."""
+        """Up to `page_size` orders of the ledger in `state` below `token`, and the id down to which the
+        ledger was looked through; empty: to its end."""
         found: list[Order] = []
         looked_at = 0
         open_only = state is not None and state not in TERMINAL
@@ -183,6 +234,11 @@ def read_token_account(token: str) -> str:
     """The account inside a page token of orders, which is an order id; empty when it is none."""
     account, _, rest = token.rpartition("-")
     return account if len(rest) == 26 and rest.isascii() and rest.isalnum() else ""
+
+
+def _state_of(message: order_pb2.Order) -> OrderState | None:
+    name = STATE_NAMES.get(message.state)
+    return None if name is None else OrderState(name)
 
 
 def _read_state(value: int) -> OrderState | None:

@@ -1,23 +1,24 @@
 """The contract's methods: decode, call, encode. Errors are mapped where they leave, by the one table."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Coroutine
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
+from services.ledger.order import Order
 from services.oms.amend import Amender
-from services.oms.cancel import BY_CLIENT, Canceler
+from services.oms.cancel import BY_CLIENT, Canceler, order_ended
 from services.oms.disconnect import Attendance, Leases, attended
 from services.oms.executions import DropCopies
 from services.oms.outcomes import Outcome
 from services.oms.queries import Queries
 from services.oms.submit import Submitter
 from services.oms.submit_group import GroupSubmitter
-from services.oms.wire import execution_event, order_message, submit_response
+from services.oms.wire import STATE_NAMES, execution_event, order_message, submit_response
 from services.order_request import read_account, read_symbol
 from services.runtime.clock import Clock
-from services.runtime.errors import InvalidArgument, ServiceError, Unavailable, Unimplemented
+from services.runtime.errors import InvalidArgument, NotFound, ServiceError, Unavailable, Unimplemented
 from services.runtime.rpc_status import status_of
 from services.runtime.telemetry import get_logger
 from trade2026.oms.v1 import order_pb2, order_service_pb2_grpc, reconciliation_service_pb2_grpc
@@ -105,9 +106,7 @@ class OrderService(order_service_pb2_grpc.OrderServiceServicer):
     async def CancelOrder(
         self, request: order_pb2.CancelOrderRequest, context: Any
     ) -> order_pb2.CancelOrderResponse:
-        order = await asyncio.shield(
-            self._desk.submitter.own(self._desk.canceler.cancel(request.order_id), "cancel")
-        )
+        order = await self._change(request.order_id, self._desk.canceler.cancel(request.order_id), "cancel")
         return order_pb2.CancelOrderResponse(order=order_message(order))
 
     async def CancelAllOrders(
@@ -123,8 +122,17 @@ class OrderService(order_service_pb2_grpc.OrderServiceServicer):
     async def ReplaceOrder(
         self, request: order_pb2.ReplaceOrderRequest, context: Any
     ) -> order_pb2.ReplaceOrderResponse:
-        order = await asyncio.shield(self._desk.submitter.own(self._desk.amender.amend(request), "replace"))
+        order = await self._change(request.order_id, self._desk.amender.amend(request), "replace")
         return order_pb2.ReplaceOrderResponse(order=order_message(order))
+
+    async def _change(self, order_id: str, work: Coroutine[Any, Any, Order], name: str) -> Order:
+        """Carries a change of an order to its end, whatever becomes of the caller."""
+        try:
+            return await asyncio.shield(self._desk.submitter.own(work, name))
+        except NotFound:
+            # An order that ended some time ago has left the ledger.
+            ended = await self._desk.queries.order(order_id)
+        raise order_ended(order_id, STATE_NAMES.get(ended.state, "ended"))
 
     async def GetOrder(self, request: order_pb2.GetOrderRequest, context: Any) -> order_pb2.GetOrderResponse:
         return order_pb2.GetOrderResponse(order=await self._desk.queries.order(request.order_id))

@@ -135,6 +135,9 @@ class OrderManagementSettings(Section):
     """False: positions are published and projected every `reconcile_positions_interval_sec` only."""
     reconcile_positions_interval_sec: PositiveDuration = 60.0
     """Seconds between two passes that publish and project every position of the accounts owned."""
+    ended_orders_kept_sec: PositiveDuration = 120.0
+    """Seconds that an ended order stays in the ledger at least: a late report finds it, and a repeated fill
+    is recognised by it. Then it goes as soon as it is stored; its client order id is kept for 24 h."""
     publish_timeout_sec: PositiveDuration = 3.0
     """Seconds that a submission waits for the journal of orders before its outcome is told as unknown."""
 

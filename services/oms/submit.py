@@ -68,6 +68,8 @@ class Ledger(Protocol):
 
     async def order(self, order_id: str) -> Order | None: ...
 
+    async def order_by_client_id(self, account: str, client_order_id: str) -> Order | None: ...
+
     def cached(self, account: str) -> Account | None: ...
 
 
@@ -421,9 +423,12 @@ class Submitter:
         """An order's record. Raises `OutcomeUnknown` of `asking` when it cannot be read."""
         try:
             found = await self._ledger.order(order_id)
+            if found is None and asking.client_order_id:
+                # An order that has left the ledger is remembered under its client order id.
+                found = await self._ledger.order_by_client_id(asking.account, asking.client_order_id)
         except LedgerUnavailable:
             found = None
-        if found is None:
+        if found is None or found.order_id != order_id:
             raise OutcomeUnknown(asking, f"order {order_id} cannot be read now; ask again")
         return found
 

@@ -26,7 +26,6 @@ from services.runtime.telemetry import counter, get_logger
 
 INTERVAL_SEC: Final = 0.5
 PAGE: Final = 100
-FORGET_SEC: Final = 60.0
 AMENDMENT_REPEATS: Final = 5
 """How often an amendment without an answer is sent again before its order is canceled."""
 
@@ -43,8 +42,6 @@ class Ledger(Protocol):
     async def execute(self, command: Command, timeout: float = 1.0) -> Outcome: ...
 
     async def order(self, order_id: str) -> Order | None: ...
-
-    async def forget_ended(self, partition: int, now_ns: int, limit: int = 1000) -> int: ...
 
 
 class Sender(Protocol):
@@ -68,7 +65,6 @@ class Sweeper:
         self._dispatch = dispatch
         self._owned = owned
         self._clock = clock
-        self._forgotten_at: dict[int, float] = {}
 
     async def run(self) -> None:
         """Sweeps until cancelled."""
@@ -76,7 +72,6 @@ class Sweeper:
             for partition in list(self._owned()):
                 try:
                     await self.sweep(partition)
-                    await self._forget(partition)
                 except LedgerError as error:
                     _log.warning(
                         "sweep failed", partition=partition, error=f"{type(error).__name__}: {error}"
@@ -169,13 +164,6 @@ class Sweeper:
             # It stays pending_cancel, so it is due again after the next grace.
             _log.warning("cancel not acknowledged", order_id=order.order_id, error=str(error))
         return True
-
-    async def _forget(self, partition: int) -> None:
-        """Takes ended orders whose records have expired out of the listings, once in a while."""
-        now = self._clock.monotonic()
-        if now - self._forgotten_at.get(partition, 0.0) >= FORGET_SEC:
-            self._forgotten_at[partition] = now
-            await self._ledger.forget_ended(partition, self._clock.now_ns())
 
 
 def _is_overdue(order: Order, now_ns: int) -> bool:

@@ -113,7 +113,7 @@ async def list_fills(
 async def count_fills(pool: QuestdbPool, account: str = "") -> int:
     """How many fills are stored, of `account` or of all; 0 when the table does not exist yet."""
     conditions, values = _conditions(FillFilter(account=account))
-    rows = await _rows(pool, f"SELECT count() FROM {FILLS.name}{_where(conditions)}", values)
+    rows = await read_rows(pool, f"SELECT count() FROM {FILLS.name}{_where(conditions)}", values)
     return int(rows[0][0]) if rows else 0
 
 
@@ -141,7 +141,7 @@ async def fill_totals(
         f"{_where(conditions)} GROUP BY account, symbol, side"
     )
     totals: dict[tuple[str, str], FillTotals] = {}
-    for account, symbol, side, quantity, fees, count in await _rows(pool, query, [*values, *names]):
+    for account, symbol, side, quantity, fees, count in await read_rows(pool, query, [*values, *names]):
         signed = quantity if side == "buy" else -quantity
         before = totals.get((account, symbol), _NOTHING)
         totals[account, symbol] = FillTotals(
@@ -165,7 +165,7 @@ async def logged_orders(pool: QuestdbPool, order_ids: Sequence[str]) -> dict[str
             f"SELECT {columns} FROM {ORDERS_LOG.name} WHERE timestamp >= %s "
             f"AND order_id IN ({', '.join(['%s'] * len(chunk))}) ORDER BY account_seq"
         )
-        found.update(from_rows(await _rows(pool, query, [_made_after(chunk), *chunk])))
+        found.update(from_rows(await read_rows(pool, query, [_made_after(chunk), *chunk])))
     return found
 
 
@@ -203,7 +203,7 @@ async def _fills_before(
         conditions.append("timestamp < %s")
         values.append(time)
     query = f"SELECT {_COLUMNS} FROM {FILLS.name}{_where(conditions)} ORDER BY timestamp DESC LIMIT {limit}"
-    fills = [_stored_fill(row) for row in await _rows(pool, query, values)]
+    fills = [_stored_fill(row) for row in await read_rows(pool, query, values)]
     return sorted(fills, key=lambda one: (one.time, one.stream_seq), reverse=True)
 
 
@@ -218,7 +218,7 @@ async def _fills_at(
         conditions.append("stream_seq < %s")
         values.append(before_sequence)
     query = f"SELECT {_COLUMNS} FROM {FILLS.name}{_where(conditions)} ORDER BY stream_seq DESC LIMIT {limit}"
-    return [_stored_fill(row) for row in await _rows(pool, query, values)]
+    return [_stored_fill(row) for row in await read_rows(pool, query, values)]
 
 
 def _stored_fill(row: tuple[Any, ...]) -> StoredFill:
@@ -234,7 +234,7 @@ def is_missing_table(error: psycopg.DatabaseError) -> bool:
     return _MISSING_TABLE in str(error)
 
 
-async def _rows(pool: QuestdbPool, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+async def read_rows(pool: QuestdbPool, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
     """The answer of `query`; none when its table was not made yet, because nothing was ever stored."""
     try:
         return await pool.execute(query, values)

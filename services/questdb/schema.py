@@ -105,6 +105,20 @@ ORDERS_LOG: Final = Table(
     keys=("timestamp", "account", "account_seq"),
 )
 
+ORDERS: Final = Table(
+    name="orders",
+    columns=(
+        Column("timestamp", "TIMESTAMP"),  # of the order's id
+        Column("account", "SYMBOL"),
+        Column("order_id", "VARCHAR"),
+        Column("client_order_id", "VARCHAR"),
+        Column("state", "SYMBOL"),  # how it ended
+        Column("record", "VARCHAR"),  # the order whole, as JSON with exact numbers
+    ),
+    keys=("timestamp", "order_id"),
+    partition="HOUR",  # an order that ends days after it began rewrites no more than that
+)
+
 DAILY_BARS: Final = Table(
     name="daily_bars",
     columns=(
@@ -131,7 +145,7 @@ TICKS: Final = Table(
     keep="7 DAYS",
 )
 
-TABLES: Final = (FILLS, ORDERS_LOG, DAILY_BARS, TICKS)
+TABLES: Final = (FILLS, ORDERS_LOG, ORDERS, DAILY_BARS, TICKS)
 
 
 async def ensure_tables(pool: QuestdbPool, *tables: Table) -> None:

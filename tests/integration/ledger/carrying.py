@@ -18,7 +18,6 @@ from services.ledger.ledger import Ledger
 from services.ledger.order import Order
 from services.ledger.positions import Positions
 from services.ledger.relay import Relay, RelayOptions
-from services.runtime.clock import SystemClock
 from services.runtime.connections import open_nats
 from services.runtime.publisher import PubAck, Publisher, PublishUnknown
 
@@ -72,8 +71,11 @@ async def carrier(
         RelayOptions(url=valkey_url, **options),  # type: ignore[arg-type]
         _Deaf(publisher, unpublishable) if unpublishable else publisher,
         positions,
+<<<<<<< HEAD
         activate,
         SystemClock(),
+=======
+>>>>>>> d72fb0c (Ended orders leave the ledger once they are stored, and stay listed)
     )
     await relay.open()
     stop = asyncio.Event()

@@ -94,6 +94,12 @@ class MemoryLedger:
         await asyncio.sleep(0)
         return tuple(o for o in self.orders.values() if o.account == account and o.is_open)
 
+    async def order_by_client_id(self, account: str, client_order_id: str) -> Order | None:
+        for held in self.orders.values():
+            if (held.account, held.client_order_id) == (account, client_order_id):
+                return held
+        return None
+
     def cached(self, account: str) -> Account | None:
         return self.accounts.get(account)
 
