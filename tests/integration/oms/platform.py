@@ -36,6 +36,8 @@ VARIABLES: Final[Mapping[str, str]] = {
     # A machine that runs everything at once is no place for the default of 5 ms.
     "TRADE2026_OMS__RISK_SERVICE__TIMEOUT_SEC": "1",
     "TRADE2026_OMS__QUESTDB__FLUSH_INTERVAL_SEC": "0.2",
+    # Ended orders leave the ledger under every test.
+    "TRADE2026_OMS__ORDER_MANAGEMENT__ENDED_ORDERS_KEPT_SEC": "3",
     "TRADE2026_OMS__MONITORING__HEALTH_CHECK_INTERVAL_SEC": "0.5",
     # Orders rest until the mark reaches them, so that there is something to cancel.
     "TRADE2026_LIVE_GATEWAY__VENUE__FILL_MODEL": "market",
