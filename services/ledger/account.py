@@ -38,6 +38,10 @@ class Position:
     worst_fee: Decimal = ZERO
     last_price: Decimal = ZERO
     """Price of the last fill; 0 before the first."""
+    store_gap: Decimal = ZERO
+    """What `quantity` exceeds Σ of the stored fills by, as an operator has acknowledged it."""
+    venue_gap: Decimal = ZERO
+    """Likewise, the venue's position."""
 
     def with_fill(
         self,
@@ -112,6 +116,8 @@ class Account:
     """Stream sequence of the last venue report that was applied."""
     foreign_exec_ids: tuple[str, ...] = ()
     """The latest fills without a known order, so that a repeated one is recognised."""
+    adjustments: tuple[str, ...] = ()
+    """Ids of the latest adjustments, so that a repeated one is recognised."""
     positions: Mapping[str, Position] = field(default_factory=dict)
 
     def position(self, symbol: str) -> Position:

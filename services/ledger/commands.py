@@ -196,6 +196,23 @@ class ApplyReport:
     liquidity: str
 
 
+@dataclass(frozen=True, slots=True)
+class AdjustPosition:
+    """An operator's correction of a position, after reconciliation has found a difference."""
+
+    account: str
+    adjustment_id: str
+    symbol: str
+    quantity: Decimal
+    """Signed; 0 corrects nothing and acknowledges the gaps."""
+    price: Decimal
+    """What a unit costs or brings; without meaning when `quantity` is 0."""
+    store_gap: Decimal
+    venue_gap: Decimal
+    reason: str
+    requested_by: str
+
+
 Command: TypeAlias = (
     Open
     | Register
@@ -208,6 +225,7 @@ Command: TypeAlias = (
     | RepeatAmend
     | AbandonAmend
     | ApplyReport
+    | AdjustPosition
 )
 OF_KNOWN_ORDERS: Final = (RequestCancel, Amend, RepeatAmend, AbandonAmend)
 """Commands that ask something of an order that exists; without it they do nothing."""

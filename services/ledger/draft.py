@@ -7,7 +7,7 @@ from typing import Final
 from services.ledger import commands as c
 from services.ledger.account import Account
 from services.ledger.commands import Command, Outcome
-from services.ledger.events import Denied, Ended, Event, Filled, Reserved
+from services.ledger.events import Denied, Ended, Event, Filled, PositionAdjusted, Reserved
 from services.ledger.order import Order
 from services.ledger.transition import NO_ORDERS, named_order, transition
 
@@ -99,7 +99,11 @@ class Draft:
 
     def filled_symbols(self) -> dict[str, int]:
         """Symbols whose position changed, with the place of the last such event within the batch."""
-        return {event.symbol: place for place, event in enumerate(self.events) if type(event) is Filled}
+        return {
+            event.symbol: place
+            for place, event in enumerate(self.events)
+            if isinstance(event, (Filled, PositionAdjusted))
+        }
 
     def _records(self, command: Command) -> tuple[Order | None, Mapping[str, Order]]:
         """The orders that `transition` has to know of for `command`."""

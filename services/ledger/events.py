@@ -147,6 +147,23 @@ class ReportIgnored:
     stream_seq: int
 
 
+@dataclass(frozen=True, slots=True)
+class PositionAdjusted:
+    """An operator corrected a position: it and the cash moved as by a trade without a fee."""
+
+    adjustment_id: str
+    symbol: str
+    quantity: Decimal
+    """Signed; 0: nothing moved."""
+    price: Decimal
+    store_gap: Decimal
+    """What the position exceeds Σ of the stored fills by, from now on taken as explained."""
+    venue_gap: Decimal
+    """Likewise, the venue's position."""
+    reason: str
+    requested_by: str
+
+
 Event: TypeAlias = (
     Opened
     | Registered
@@ -163,6 +180,7 @@ Event: TypeAlias = (
     | Replaced
     | ReplaceRejected
     | ReportIgnored
+    | PositionAdjusted
 )
 
 EVENT_TYPES: Final[dict[str, type[Event]]] = {
@@ -181,5 +199,6 @@ EVENT_TYPES: Final[dict[str, type[Event]]] = {
     "replaced": Replaced,
     "replace_rejected": ReplaceRejected,
     "report_ignored": ReportIgnored,
+    "position_adjusted": PositionAdjusted,
 }
 """The name of each event as LEDGER carries it."""

@@ -10,10 +10,12 @@ from typing import Any, Final, TypeAlias, cast
 from services.ledger import events as e
 from services.ledger.account import Account, Position
 from services.ledger.events import Event
-from services.ledger.order import Order, OrderEvent, OrderState, next_state
+from services.ledger.numbers import ZERO
+from services.ledger.order import Order, OrderEvent, OrderState, Side, next_state
 from services.ledger.values import changed, replace
 
 FOREIGN_EXEC_IDS_KEPT: Final = 64
+ADJUSTMENTS_KEPT: Final = 16
 
 
 class AccountMissing(LookupError):
@@ -230,6 +232,26 @@ def _report_ignored(account: Account, order: Order | None, event: e.ReportIgnore
     return {}, None if order is None else replace(order, updated_ns=now_ns)
 
 
+def _position_adjusted(
+    account: Account, order: Order | None, event: e.PositionAdjusted, now_ns: int
+) -> _Evolved:
+    position = account.position(event.symbol)
+    last_price = position.last_price
+    if event.quantity:
+        side = Side.BUY if event.quantity > 0 else Side.SELL
+        position = position.with_fill(side, abs(event.quantity), event.price, ZERO)
+    position = replace(
+        position,
+        last_price=last_price or position.last_price,
+        store_gap=event.store_gap,
+        venue_gap=event.venue_gap,
+    )
+    changes = _holding(account, position)
+    changes["cash"] = account.cash - event.quantity * event.price
+    changes["adjustments"] = (*account.adjustments, event.adjustment_id)[-ADJUSTMENTS_KEPT:]
+    return changes, order
+
+
 def _exchanged(account: Account, before: Order, after: Order) -> _Changes:
     """Exchanges what `before` holds for what `after` holds, which is nothing when it has ended."""
     position = account.position(before.symbol).with_reserved(before, -before.reserved_quantity)
@@ -251,4 +273,5 @@ _EVOLVERS: Final[dict[type[Any], Callable[[Account, Order | None, Any, int], _Ev
     e.Replaced: _replaced,
     e.ReplaceRejected: _replace_rejected,
     e.ReportIgnored: _report_ignored,
+    e.PositionAdjusted: _position_adjusted,
 }

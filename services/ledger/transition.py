@@ -257,6 +257,26 @@ def _abandon_amend(account: Account, order: Order | None, command: c.AbandonAmen
     return (taken_back,), Outcome(Effect.DONE, order)
 
 
+def _adjust_position(
+    account: Account, order: Order | None, command: c.AdjustPosition, now_ns: int
+) -> _Decision:
+    if command.adjustment_id in account.adjustments:
+        return (), Outcome(Effect.REPEATED)
+    if command.quantity and command.price <= ZERO:
+        raise ValueError("a correction of a quantity has a price")
+    adjusted = e.PositionAdjusted(
+        command.adjustment_id,
+        command.symbol,
+        command.quantity,
+        command.price,
+        command.store_gap,
+        command.venue_gap,
+        command.reason,
+        command.requested_by,
+    )
+    return (adjusted,), Outcome(Effect.DONE)
+
+
 _REPORTED_ENDS: Final = {
     ReportKind.CANCELED: (OrderEvent.CANCELED, OrderState.CANCELED),
     ReportKind.REJECTED: (OrderEvent.REJECTED, OrderState.REJECTED),
@@ -344,4 +364,5 @@ _DECIDERS: Final[dict[type[Any], Callable[[Account, Order | None, Any, int], _De
     c.RepeatAmend: _repeat_amend,
     c.AbandonAmend: _abandon_amend,
     c.ApplyReport: _apply_report,
+    c.AdjustPosition: _adjust_position,
 }

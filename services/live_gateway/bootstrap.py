@@ -38,7 +38,7 @@ from services.live_gateway.order_feed import OrderFeed
 from services.live_gateway.order_trim import OrderTrim
 from services.live_gateway.outbox import Outbox
 from services.live_gateway.positions import PositionTable, of_message
-from services.live_gateway.queries import POSITIONS_SUBJECT, Queries
+from services.live_gateway.queries import Queries
 from services.live_gateway.recovery import recover, refuse_outdated
 from services.live_gateway.settings import GatewaySettings
 from services.runtime.connections import NatsClient, open_nats
@@ -48,6 +48,7 @@ from services.runtime.publisher import Publisher
 from services.runtime.service import WorkerContext
 from services.runtime.streams import DEADLETTER, EXECUTIONS, ORDERS, ensure_streams
 from services.runtime.telemetry import get_logger
+from services.venue_queries import POSITIONS_SUBJECT
 
 _DRAIN_SEC: Final = 10.0
 _OTHER_VENUE_SEC: Final = 1.0

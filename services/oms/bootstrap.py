@@ -38,6 +38,9 @@ from services.oms.outcomes import SubmissionRecord
 from services.oms.owner import OwnersWork
 from services.oms.queries import Queries
 from services.oms.questdb_probe import ping_questdb
+from services.oms.reconciliation.reconciler import Reconciler
+from services.oms.reconciliation.servicer import ReconciliationService
+from services.oms.reconciliation.sources import Sources
 from services.oms.risk_channel import LedgerFacts, RiskChannels
 from services.oms.risk_client import RiskClient
 from services.oms.servicer import Desk, OrderService
@@ -132,6 +135,7 @@ class Worker:
         self._valkey = open_valkey(valkey.url, valkey.db, valkey.max_connections, name="oms-projection")
         self.board = HealthBoard(context.settings.monitoring.health_check_interval_sec)
         self.service = OrderService(context.clock)
+        self._reconciliation = ReconciliationService(context.clock)
         self._register_health()
 
     def _register_health(self) -> None:
@@ -213,6 +217,10 @@ class Worker:
         )
         await work.begin(registry)
         self._closings.append(work.close)
+        reconciler = self._reconciler(nats, ledger, registry)
+        self._reconciliation.attach(reconciler)
+        comparing = self._context.own(reconciler.run(), "reconciliation")
+        self._closings.append(lambda: end(comparing))
         if self._risk is not None:
             # An order that came before would be rejected for nothing.
             await self._risk.wait_usable(EARLY_SEC)
@@ -349,6 +357,19 @@ class Worker:
         performance = self._settings.performance
         return SubmissionRecord(performance.latency_sla_ms, performance.max_latency_ms)
 
+    def _reconciler(self, nats: NatsClient, ledger: Ledger, registry: KeyValue) -> Reconciler:
+        settings = self._settings
+        sources = Sources(
+            nats,
+            ledger,
+            registry,
+            self._questdb,
+            settings.ledger.partitions,
+            settings.questdb.flush_interval_sec,
+        )
+        interval_sec = settings.order_management.reconcile_positions_interval_sec
+        return Reconciler(sources, ledger, lambda: self.owned.keys(), interval_sec, self._clock)
+
     def _store(self, nats: NatsClient, publisher: Publisher) -> OrdersLogStore:
         questdb = self._settings.questdb
         batch, flush = questdb.batch_size, questdb.flush_interval_sec
@@ -367,7 +388,7 @@ class Worker:
 
     async def serve(self) -> None:
         """Opens REST and gRPC."""
-        close = await open_ports(self._context, self.service, self.board, DRAIN_SEC)
+        close = await open_ports(self._context, self.service, self._reconciliation, self.board, DRAIN_SEC)
         self._refusals.append(close)
 
     async def stop(self) -> None:

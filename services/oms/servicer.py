@@ -21,7 +21,7 @@ from services.runtime.clock import Clock
 from services.runtime.errors import InvalidArgument, NotFound, ServiceError, Unavailable, Unimplemented
 from services.runtime.rpc_status import status_of
 from services.runtime.telemetry import get_logger
-from trade2026.oms.v1 import order_pb2, order_service_pb2_grpc, reconciliation_service_pb2_grpc
+from trade2026.oms.v1 import order_pb2, order_service_pb2_grpc
 
 LARGEST_BATCH: Final = 100
 DEFAULT_HEARTBEAT_SEC: Final = 5.0
@@ -179,13 +179,6 @@ class OrderService(order_service_pb2_grpc.OrderServiceServicer):
             attendance.sending = True
             yield response
             attendance.sending = False
-
-
-class ReconciliationService(reconciliation_service_pb2_grpc.ReconciliationServiceServicer):
-    """`trade2026.oms.v1.ReconciliationService`."""
-
-    async def Reconcile(self, request: Any, context: Any) -> Any:
-        raise Unimplemented("reconciliation is not served yet")
 
 
 def _read_heartbeat(request: order_pb2.StreamExecutionsRequest) -> float:

@@ -4,7 +4,8 @@ import asyncio
 from typing import Final
 
 from gateway_http import create_app, local
-from services.oms.servicer import OrderService, ReconciliationService
+from services.oms.reconciliation.servicer import ReconciliationService
+from services.oms.servicer import OrderService
 from services.oms.settings import OmsSettings
 from services.oms.steps import Step
 from services.runtime.admission import Admission
@@ -24,7 +25,11 @@ _RECONCILIATION: Final = reconciliation_service_pb2.DESCRIPTOR.services_by_name[
 
 
 async def open_ports(
-    context: WorkerContext[OmsSettings], orders: OrderService, board: HealthBoard, grace_sec: float
+    context: WorkerContext[OmsSettings],
+    orders: OrderService,
+    reconciliation: ReconciliationService,
+    board: HealthBoard,
+    grace_sec: float,
 ) -> Step:
     """Opens REST and gRPC; the step that closes them answers the open calls first, within `grace_sec`.
 
@@ -32,7 +37,6 @@ async def open_ports(
     """
     settings = context.settings.service
     admission = Admission(settings.grpc_max_in_flight)
-    reconciliation = ReconciliationService()
     app = create_app(
         [local(_ORDERS, orders), local(_RECONCILIATION, reconciliation)],
         title="oms",

@@ -150,6 +150,22 @@ async def fill_totals(
     return totals
 
 
+async def fills_between(
+    pool: QuestdbPool, after_sequence: int, through_sequence: int
+) -> list[tuple[str, str, Decimal, int]]:
+    """(account, symbol, signed quantity, sequence) of each stored fill with a sequence in between, the upper
+    end included. For short stretches: every row is told."""
+    query = (
+        f"SELECT account, symbol, side, quantity, stream_seq FROM {FILLS.name} "
+        "WHERE stream_seq > %s AND stream_seq <= %s"
+    )
+    rows = await read_rows(pool, query, [after_sequence, through_sequence])
+    return [
+        (account, symbol, quantity if side == "buy" else -quantity, int(sequence))
+        for account, symbol, side, quantity, sequence in rows
+    ]
+
+
 async def logged_orders(pool: QuestdbPool, order_ids: Sequence[str]) -> dict[str, LoggedOrder]:
     """Those of `order_ids` that `orders_log` knows, as their stored events leave them.
 

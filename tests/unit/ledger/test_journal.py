@@ -57,6 +57,9 @@ EXAMPLES: dict[str, e.Event] = {
     "replaced": e.Replaced("o", 1, 7),
     "replace_rejected": e.ReplaceRejected("o", 1, "no", 8),
     "report_ignored": e.ReportIgnored("o", "fill", "x", "booked before", 10),
+    "position_adjusted": e.PositionAdjusted(
+        "a", "BTCUSDT", Decimal("-0.1"), Decimal(45000), Decimal("0.1"), Decimal(0), "a fill was lost", "ops",
+    ),
 }  # fmt: skip
 
 

@@ -1159,7 +1159,7 @@ class ExecutionEvent(_message.Message):
     kind: _builtins.str
     """`opened`, `registered`, `reserved`, `denied`, `acknowledged`, `filled`, `ended`, `cancel_requested`,
     `cancel_rejected`, `replace_requested`, `replaced`, `replace_rejected`, `report_ignored`, `activated` (an exit
-    became an order) or `holding_changed` (what an order of a group holds reserved did).
+    became an order), `holding_changed` (what an order of a group holds reserved did) or `position_adjusted`.
     """
     account: _builtins.str
     """The account."""

@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.type import decimal_pb2 as google_dot_type_dot_decimal__pb2
+from trade2026.type.v1 import order_pb2 as trade2026_dot_type_dot_v1_dot_order__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-trade2026/oms/v1/reconciliation_service.proto\x12\x10trade2026.oms.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19google/type/decimal.proto\"#\n\x10ReconcileRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"x\n\x11ReconcileResponse\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x63ompared\x18\x02 \x01(\x04\x12\'\n\x06\x62reaks\x18\x03 \x03(\x0b\x32\x17.trade2026.oms.v1.Break\"\x9d\x01\n\x05\x42reak\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x0e\n\x06symbol\x18\x02 \x01(\t\x12$\n\x06ledger\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12(\n\nfill_store\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\x12#\n\x05venue\x18\x05 \x01(\x0b\x32\x14.google.type.Decimal2\x84\x01\n\x15ReconciliationService\x12k\n\tReconcile\x12\".trade2026.oms.v1.ReconcileRequest\x1a#.trade2026.oms.v1.ReconcileResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\"\n/reconcile:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-trade2026/oms/v1/reconciliation_service.proto\x12\x10trade2026.oms.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19google/type/decimal.proto\x1a\x1dtrade2026/type/v1/order.proto\"]\n\x10ReconcileRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x0e\n\x06symbol\x18\x02 \x01(\t\x12(\n\x06repair\x18\x03 \x01(\x0b\x32\x18.trade2026.oms.v1.Repair\"\x7f\n\x06Repair\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.trade2026.oms.v1.RepairKind\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x14\n\x0crequested_by\x18\x03 \x01(\t\x12#\n\x05price\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\"\xf7\x01\n\x11ReconcileResponse\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x63ompared\x18\x02 \x01(\x04\x12\'\n\x06\x62reaks\x18\x03 \x03(\x0b\x32\x17.trade2026.oms.v1.Break\x12\x17\n\x0forders_compared\x18\x04 \x01(\x04\x12\x32\n\x0corder_breaks\x18\x05 \x03(\x0b\x32\x1c.trade2026.oms.v1.OrderBreak\x12\x30\n\nadjustment\x18\x06 \x01(\x0b\x32\x1c.trade2026.oms.v1.Adjustment\"\xaf\x01\n\x05\x42reak\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x0e\n\x06symbol\x18\x02 \x01(\t\x12$\n\x06ledger\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12(\n\nfill_store\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\x12#\n\x05venue\x18\x05 \x01(\x0b\x32\x14.google.type.Decimal\x12\x10\n\x08sequence\x18\x06 \x01(\x04\"\x8b\x02\n\nOrderBreak\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x10\n\x08order_id\x18\x02 \x01(\t\x12\x33\n\x0cledger_state\x18\x03 \x01(\x0e\x32\x1d.trade2026.type.v1.OrderState\x12\x32\n\x0bvenue_state\x18\x04 \x01(\x0e\x32\x1d.trade2026.type.v1.OrderState\x12\x38\n\x1aledger_cumulative_quantity\x18\x05 \x01(\x0b\x32\x14.google.type.Decimal\x12\x37\n\x19venue_cumulative_quantity\x18\x06 \x01(\x0b\x32\x14.google.type.Decimal\"\x91\x01\n\nAdjustment\x12\x15\n\radjustment_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x0e\n\x06symbol\x18\x03 \x01(\t\x12&\n\x08quantity\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\x12#\n\x05price\x18\x05 \x01(\x0b\x32\x14.google.type.Decimal*[\n\nRepairKind\x12\x1b\n\x17REPAIR_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14REPAIR_KIND_TO_VENUE\x10\x01\x12\x16\n\x12REPAIR_KIND_ACCEPT\x10\x02\x32\x84\x01\n\x15ReconciliationService\x12k\n\tReconcile\x12\".trade2026.oms.v1.ReconcileRequest\x1a#.trade2026.oms.v1.ReconcileResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\"\n/reconcile:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,12 +37,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RECONCILIATIONSERVICE'].methods_by_name['Reconcile']._loaded_options = None
   _globals['_RECONCILIATIONSERVICE'].methods_by_name['Reconcile']._serialized_options = b'\202\323\344\223\002\017\"\n/reconcile:\001*'
-  _globals['_RECONCILEREQUEST']._serialized_start=157
-  _globals['_RECONCILEREQUEST']._serialized_end=192
-  _globals['_RECONCILERESPONSE']._serialized_start=194
-  _globals['_RECONCILERESPONSE']._serialized_end=314
-  _globals['_BREAK']._serialized_start=317
-  _globals['_BREAK']._serialized_end=474
-  _globals['_RECONCILIATIONSERVICE']._serialized_start=477
-  _globals['_RECONCILIATIONSERVICE']._serialized_end=609
+  _globals['_REPAIRKIND']._serialized_start=1258
+  _globals['_REPAIRKIND']._serialized_end=1349
+  _globals['_RECONCILEREQUEST']._serialized_start=188
+  _globals['_RECONCILEREQUEST']._serialized_end=281
+  _globals['_REPAIR']._serialized_start=283
+  _globals['_REPAIR']._serialized_end=410
+  _globals['_RECONCILERESPONSE']._serialized_start=413
+  _globals['_RECONCILERESPONSE']._serialized_end=660
+  _globals['_BREAK']._serialized_start=663
+  _globals['_BREAK']._serialized_end=838
+  _globals['_ORDERBREAK']._serialized_start=841
+  _globals['_ORDERBREAK']._serialized_end=1108
+  _globals['_ADJUSTMENT']._serialized_start=1111
+  _globals['_ADJUSTMENT']._serialized_end=1256
+  _globals['_RECONCILIATIONSERVICE']._serialized_start=1352
+  _globals['_RECONCILIATIONSERVICE']._serialized_end=1484
 # @@protoc_insertion_point(module_scope)

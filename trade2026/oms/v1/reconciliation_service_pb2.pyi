@@ -8,7 +8,9 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.type import decimal_pb2 as _decimal_pb2
+from trade2026.type.v1 import order_pb2 as _order_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,6 +22,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _RepairKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RepairKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RepairKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REPAIR_KIND_UNSPECIFIED: _RepairKind.ValueType  # 0
+    """Always an error."""
+    REPAIR_KIND_TO_VENUE: _RepairKind.ValueType  # 1
+    """The ledger takes the venue's position: the missing quantity is booked as a trade without a fee."""
+    REPAIR_KIND_ACCEPT: _RepairKind.ValueType  # 2
+    """The ledger is right: position and cash stay, and the difference is told no more."""
+
+class RepairKind(_RepairKind, metaclass=_RepairKindEnumTypeWrapper):
+    """How a difference is settled."""
+
+REPAIR_KIND_UNSPECIFIED: RepairKind.ValueType  # 0
+"""Always an error."""
+REPAIR_KIND_TO_VENUE: RepairKind.ValueType  # 1
+"""The ledger takes the venue's position: the missing quantity is booked as a trade without a fee."""
+REPAIR_KIND_ACCEPT: RepairKind.ValueType  # 2
+"""The ledger is right: position and cash stay, and the difference is told no more."""
+Global___RepairKind: _TypeAlias = RepairKind  # noqa: Y015
+
 @_typing.final
 class ReconcileRequest(_message.Message):
     """What to compare."""
@@ -27,20 +53,66 @@ class ReconcileRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ACCOUNT_FIELD_NUMBER: _builtins.int
+    SYMBOL_FIELD_NUMBER: _builtins.int
+    REPAIR_FIELD_NUMBER: _builtins.int
     account: _builtins.str
     """Empty: every account."""
+    symbol: _builtins.str
+    """Only this symbol's position. Default: all. Required for a repair, as is `account`."""
+    @_builtins.property
+    def repair(self) -> Global___Repair:
+        """Absent: nothing is changed."""
+
     def __init__(
         self,
         *,
         account: _builtins.str = ...,
+        symbol: _builtins.str = ...,
+        repair: Global___Repair | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["repair", b"repair"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "repair", b"repair", "symbol", b"symbol"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReconcileRequest: _TypeAlias = ReconcileRequest  # noqa: Y015
+
+@_typing.final
+class Repair(_message.Message):
+    """A correction by an operator; it stands in the journal of the account with its reason and who asked for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    kind: Global___RepairKind.ValueType
+    """Required."""
+    reason: _builtins.str
+    """Why, 1 to 512 characters. Required."""
+    requested_by: _builtins.str
+    """Who asks, 1 to 128 characters. Required."""
+    @_builtins.property
+    def price(self) -> _decimal_pb2.Decimal:
+        """Price of the quantity that is booked, > 0; an error for `accept`. Default: that of the last fill."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___RepairKind.ValueType = ...,
+        reason: _builtins.str = ...,
+        requested_by: _builtins.str = ...,
+        price: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "price", b"price", "reason", b"reason", "requested_by", b"requested_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Repair: _TypeAlias = Repair  # noqa: Y015
 
 @_typing.final
 class ReconcileResponse(_message.Message):
@@ -51,15 +123,28 @@ class ReconcileResponse(_message.Message):
     TIME_FIELD_NUMBER: _builtins.int
     COMPARED_FIELD_NUMBER: _builtins.int
     BREAKS_FIELD_NUMBER: _builtins.int
+    ORDERS_COMPARED_FIELD_NUMBER: _builtins.int
+    ORDER_BREAKS_FIELD_NUMBER: _builtins.int
+    ADJUSTMENT_FIELD_NUMBER: _builtins.int
     compared: _builtins.int
     """Positions compared."""
+    orders_compared: _builtins.int
+    """Open orders compared."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When the comparison was made."""
 
     @_builtins.property
     def breaks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Break]:
-        """Differences, each seen at two cuts."""
+        """Differences of positions, each seen at two cuts."""
+
+    @_builtins.property
+    def order_breaks(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrderBreak]:
+        """Differences of open orders, each seen at two cuts."""
+
+    @_builtins.property
+    def adjustment(self) -> Global___Adjustment:
+        """What a repair booked; absent without one."""
 
     def __init__(
         self,
@@ -67,10 +152,13 @@ class ReconcileResponse(_message.Message):
         time: _timestamp_pb2.Timestamp | None = ...,
         compared: _builtins.int = ...,
         breaks: _abc.Iterable[Global___Break] | None = ...,
+        orders_compared: _builtins.int = ...,
+        order_breaks: _abc.Iterable[Global___OrderBreak] | None = ...,
+        adjustment: Global___Adjustment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adjustment", b"adjustment", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaks", b"breaks", "compared", b"compared", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjustment", b"adjustment", "breaks", b"breaks", "compared", b"compared", "order_breaks", b"order_breaks", "orders_compared", b"orders_compared", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -78,7 +166,7 @@ Global___ReconcileResponse: _TypeAlias = ReconcileResponse  # noqa: Y015
 
 @_typing.final
 class Break(_message.Message):
-    """A difference between two records of one position."""
+    """A difference between the records of one position."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -87,10 +175,13 @@ class Break(_message.Message):
     LEDGER_FIELD_NUMBER: _builtins.int
     FILL_STORE_FIELD_NUMBER: _builtins.int
     VENUE_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
     account: _builtins.str
     """The account."""
     symbol: _builtins.str
     """The symbol."""
+    sequence: _builtins.int
+    """The report of the venue as of which they are compared: its sequence in stream EXECUTIONS."""
     @_builtins.property
     def ledger(self) -> _decimal_pb2.Decimal:
         """Position by the ledger."""
@@ -111,11 +202,100 @@ class Break(_message.Message):
         ledger: _decimal_pb2.Decimal | None = ...,
         fill_store: _decimal_pb2.Decimal | None = ...,
         venue: _decimal_pb2.Decimal | None = ...,
+        sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fill_store", b"fill_store", "ledger", b"ledger", "venue", b"venue"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "fill_store", b"fill_store", "ledger", b"ledger", "symbol", b"symbol", "venue", b"venue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "fill_store", b"fill_store", "ledger", b"ledger", "sequence", b"sequence", "symbol", b"symbol", "venue", b"venue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Break: _TypeAlias = Break  # noqa: Y015
+
+@_typing.final
+class OrderBreak(_message.Message):
+    """A difference between ledger and venue about one order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    LEDGER_STATE_FIELD_NUMBER: _builtins.int
+    VENUE_STATE_FIELD_NUMBER: _builtins.int
+    LEDGER_CUMULATIVE_QUANTITY_FIELD_NUMBER: _builtins.int
+    VENUE_CUMULATIVE_QUANTITY_FIELD_NUMBER: _builtins.int
+    account: _builtins.str
+    """The account."""
+    order_id: _builtins.str
+    """The order."""
+    ledger_state: _order_pb2.OrderState.ValueType
+    """Its state by the ledger; unspecified: it is not open there."""
+    venue_state: _order_pb2.OrderState.ValueType
+    """Its state by the venue; unspecified: it does not work there."""
+    @_builtins.property
+    def ledger_cumulative_quantity(self) -> _decimal_pb2.Decimal:
+        """Executed quantity by the ledger; absent when it is not open there."""
+
+    @_builtins.property
+    def venue_cumulative_quantity(self) -> _decimal_pb2.Decimal:
+        """Executed quantity by the venue; absent when it does not work there."""
+
+    def __init__(
+        self,
+        *,
+        account: _builtins.str = ...,
+        order_id: _builtins.str = ...,
+        ledger_state: _order_pb2.OrderState.ValueType = ...,
+        venue_state: _order_pb2.OrderState.ValueType = ...,
+        ledger_cumulative_quantity: _decimal_pb2.Decimal | None = ...,
+        venue_cumulative_quantity: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ledger_cumulative_quantity", b"ledger_cumulative_quantity", "venue_cumulative_quantity", b"venue_cumulative_quantity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "ledger_cumulative_quantity", b"ledger_cumulative_quantity", "ledger_state", b"ledger_state", "order_id", b"order_id", "venue_cumulative_quantity", b"venue_cumulative_quantity", "venue_state", b"venue_state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrderBreak: _TypeAlias = OrderBreak  # noqa: Y015
+
+@_typing.final
+class Adjustment(_message.Message):
+    """A correcting entry in the ledger."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADJUSTMENT_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    SYMBOL_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    adjustment_id: _builtins.str
+    """Its id in the journal, event `position_adjusted`."""
+    account: _builtins.str
+    """The account."""
+    symbol: _builtins.str
+    """The symbol."""
+    @_builtins.property
+    def quantity(self) -> _decimal_pb2.Decimal:
+        """Signed quantity that was booked; 0 for `accept`."""
+
+    @_builtins.property
+    def price(self) -> _decimal_pb2.Decimal:
+        """At which price; absent for `accept`."""
+
+    def __init__(
+        self,
+        *,
+        adjustment_id: _builtins.str = ...,
+        account: _builtins.str = ...,
+        symbol: _builtins.str = ...,
+        quantity: _decimal_pb2.Decimal | None = ...,
+        price: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price", "quantity", b"quantity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "adjustment_id", b"adjustment_id", "price", b"price", "quantity", b"quantity", "symbol", b"symbol"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Adjustment: _TypeAlias = Adjustment  # noqa: Y015

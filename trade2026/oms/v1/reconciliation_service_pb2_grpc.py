@@ -27,6 +27,10 @@ if _version_not_supported:
 
 class ReconciliationServiceStub:
     """Compares ledger, fill store and venue.
+
+    All three are compared as of one report of the venue, so the answer is right while orders are flowing. Errors:
+    INVALID_ARGUMENT names the field, FAILED_PRECONDITION a repair of what does not differ or does not hold
+    still, UNAVAILABLE which of the three does not answer or lags (nothing is known then, and no difference told).
     """
 
     def __init__(self, channel):
@@ -44,10 +48,16 @@ class ReconciliationServiceStub:
 
 class ReconciliationServiceServicer:
     """Compares ledger, fill store and venue.
+
+    All three are compared as of one report of the venue, so the answer is right while orders are flowing. Errors:
+    INVALID_ARGUMENT names the field, FAILED_PRECONDITION a repair of what does not differ or does not hold
+    still, UNAVAILABLE which of the three does not answer or lags (nothing is known then, and no difference told).
     """
 
     def Reconcile(self, request, context):
-        """Compares the positions of one account, or of all, and names each difference with both values.
+        """Compares positions and open orders of one account, or of all, and names each difference with the values of
+        all sides. Takes as long as the fill store needs to write what it holds, twice where something differs:
+        give it a deadline of a minute. With `repair`, corrects one position.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -71,6 +81,10 @@ def add_ReconciliationServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ReconciliationService:
     """Compares ledger, fill store and venue.
+
+    All three are compared as of one report of the venue, so the answer is right while orders are flowing. Errors:
+    INVALID_ARGUMENT names the field, FAILED_PRECONDITION a repair of what does not differ or does not hold
+    still, UNAVAILABLE which of the three does not answer or lags (nothing is known then, and no difference told).
     """
 
     @staticmethod

@@ -27,25 +27,46 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ReconciliationServiceStub:
-    """Compares ledger, fill store and venue."""
+    """Compares ledger, fill store and venue.
+
+    All three are compared as of one report of the venue, so the answer is right while orders are flowing. Errors:
+    INVALID_ARGUMENT names the field, FAILED_PRECONDITION a repair of what does not differ or does not hold
+    still, UNAVAILABLE which of the three does not answer or lags (nothing is known then, and no difference told).
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ReconciliationServiceAsyncStub: ...
     Reconcile: _grpc.UnaryUnaryMultiCallable[_reconciliation_service_pb2.ReconcileRequest, _reconciliation_service_pb2.ReconcileResponse]
-    """Compares the positions of one account, or of all, and names each difference with both values."""
+    """Compares positions and open orders of one account, or of all, and names each difference with the values of
+    all sides. Takes as long as the fill store needs to write what it holds, twice where something differs:
+    give it a deadline of a minute. With `repair`, corrects one position.
+    """
 
 @_typing.type_check_only
 class ReconciliationServiceAsyncStub(ReconciliationServiceStub):
-    """Compares ledger, fill store and venue."""
+    """Compares ledger, fill store and venue.
+
+    All three are compared as of one report of the venue, so the answer is right while orders are flowing. Errors:
+    INVALID_ARGUMENT names the field, FAILED_PRECONDITION a repair of what does not differ or does not hold
+    still, UNAVAILABLE which of the three does not answer or lags (nothing is known then, and no difference told).
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Reconcile: _aio.UnaryUnaryMultiCallable[_reconciliation_service_pb2.ReconcileRequest, _reconciliation_service_pb2.ReconcileResponse]  # type: ignore[assignment]
-    """Compares the positions of one account, or of all, and names each difference with both values."""
+    """Compares positions and open orders of one account, or of all, and names each difference with the values of
+    all sides. Takes as long as the fill store needs to write what it holds, twice where something differs:
+    give it a deadline of a minute. With `repair`, corrects one position.
+    """
 
 class ReconciliationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Compares ledger, fill store and venue."""
+    """Compares ledger, fill store and venue.
+
+    All three are compared as of one report of the venue, so the answer is right while orders are flowing. Errors:
+    INVALID_ARGUMENT names the field, FAILED_PRECONDITION a repair of what does not differ or does not hold
+    still, UNAVAILABLE which of the three does not answer or lags (nothing is known then, and no difference told).
+    """
 
     @_abc_1.abstractmethod
     def Reconcile(
@@ -53,6 +74,9 @@ class ReconciliationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reconciliation_service_pb2.ReconcileRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reconciliation_service_pb2.ReconcileResponse, _abc.Awaitable[_reconciliation_service_pb2.ReconcileResponse]]:
-        """Compares the positions of one account, or of all, and names each difference with both values."""
+        """Compares positions and open orders of one account, or of all, and names each difference with the values of
+        all sides. Takes as long as the fill store needs to write what it holds, twice where something differs:
+        give it a deadline of a minute. With `repair`, corrects one position.
+        """
 
 def add_ReconciliationServiceServicer_to_server(servicer: ReconciliationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,1 @@
+"""Reconciliation: ledger, fill store and venue compared as of one report, while orders are flowing."""
