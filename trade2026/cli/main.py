@@ -1,4 +1,4 @@
-"""`trade2026`: the whole platform on this machine: up, down, status, logs, demo."""
+"""`trade2026`: the whole platform on this machine: up, down, status, logs, demo, and operators' tools."""
 
 from __future__ import annotations
 
@@ -64,6 +64,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     logs.add_argument("-f", "--follow", action="store_true", help="go on as it grows")
     logs.add_argument("-n", "--lines", type=_positive, metavar="N", help="only the last N lines")
+
+    summary = "compare ledger, fill store and venue; status 1 when something differs"
+    reconcile = commands.add_parser("reconcile", help=summary, description=summary)
+    reconcile.add_argument(
+        "--target", default="127.0.0.1:18099", metavar="HOST:PORT", help="gRPC side of oms"
+    )
+    reconcile.add_argument("--account", help="only this account")
+    reconcile.add_argument("--symbol", help="only this position")
+    reconcile.add_argument(
+        "--repair",
+        choices=["to-venue", "accept"],
+        help="book what the venue has, or declare that the ledger is right; needs --account, --symbol,"
+        " --reason and --by",
+    )
+    reconcile.add_argument("--price", help="of what is booked (that of the last fill)")
+    reconcile.add_argument("--reason", help="why, for the journal")
+    reconcile.add_argument("--by", metavar="WHO", help="who asks, for the journal")
+    reconcile.set_defaults(command=_reconcile)
+
+    summary = "the newest messages that could not be used, with the reason"
+    letters = commands.add_parser("deadletters", help=summary, description=summary)
+    letters.add_argument("--nats", default="nats://127.0.0.1:4222", metavar="URL", help="address of NATS")
+    letters.add_argument("-n", "--lines", type=_positive, default=20, metavar="N", help="how many (20)")
+    letters.set_defaults(command=_deadletters)
 
     demo = commands.add_parser("demo", help="show one order's way through a platform of its own")
     demo.set_defaults(command=_demo)
@@ -169,6 +193,18 @@ def _logs(options: argparse.Namespace) -> int:
             sys.stdout.flush()
             time.sleep(0.2)
     return 0
+
+
+def _reconcile(options: argparse.Namespace) -> int:
+    from trade2026.cli.reconcile import run
+
+    return run(options)
+
+
+def _deadletters(options: argparse.Namespace) -> int:
+    from trade2026.cli.deadletters import run
+
+    return run(options)
 
 
 def _demo(_: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Reconciliation on real servers: silent while orders flow, named when records differ, settled by an operator."""
+"""Reconciliation on real servers: silent while orders flow, differences named, settled by an operator."""
 
 from __future__ import annotations
 
