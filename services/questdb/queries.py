@@ -152,17 +152,17 @@ async def fill_totals(
 
 async def fills_between(
     pool: QuestdbPool, after_sequence: int, through_sequence: int
-) -> list[tuple[str, str, Decimal, int]]:
-    """(account, symbol, signed quantity, sequence) of each stored fill with a sequence in between, the upper
-    end included. For short stretches: every row is told."""
+) -> list[tuple[str, str, Decimal, int, str]]:
+    """(account, symbol, signed quantity, sequence, fill id) of each stored fill with a sequence in between,
+    the upper end included. For short stretches: every row is told."""
     query = (
-        f"SELECT account, symbol, side, quantity, stream_seq FROM {FILLS.name} "
+        f"SELECT account, symbol, side, quantity, stream_seq, fill_id FROM {FILLS.name} "
         "WHERE stream_seq > %s AND stream_seq <= %s"
     )
     rows = await read_rows(pool, query, [after_sequence, through_sequence])
     return [
-        (account, symbol, quantity if side == "buy" else -quantity, int(sequence))
-        for account, symbol, side, quantity, sequence in rows
+        (account, symbol, quantity if side == "buy" else -quantity, int(sequence), fill_id)
+        for account, symbol, side, quantity, sequence, fill_id in rows
     ]
 
 

@@ -2,10 +2,11 @@
 
 The three do not stand at the same report of the venue when they are read: the venue's answer names the one it
 stands at, each account of the ledger the last one that it applied. Stored fills carry their sequence, so each
-value is brought to the venue's sequence by the fills that lie in between.
+value is brought to the venue's sequence by the fills that lie in between. Only the venue's own reports move that
+sequence on; a fill of somebody else after it is none that the venue will tell, and counts at once.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final, TypeAlias
@@ -40,6 +41,8 @@ class StoredTrade:
     symbol: str
     quantity: Decimal
     sequence: int
+    foreign: bool = False
+    """Its id is none of the venue's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +141,13 @@ def compare_positions(
         told = venue.get(key)
         sequence = told.sequence if told is not None else venue_sequence
         trades = following.get(key, ())
-        stored = sums.get(key, ZERO) + _sum(trades, lambda at: at <= sequence)  # noqa: B023
-        ahead = _sum(trades, lambda at: sequence < at <= account.applied_seq)  # noqa: B023
+        stored, ahead = sums.get(key, ZERO), ZERO
+        for trade in trades:
+            applied = trade.sequence <= account.applied_seq
+            if trade.sequence <= sequence or (trade.foreign and applied):
+                stored += trade.quantity
+            elif applied:
+                ahead += trade.quantity
         compared[key] = Compared(
             sequence,
             position.quantity - ahead,
@@ -150,10 +158,6 @@ def compare_positions(
             position.last_price,
         )
     return compared
-
-
-def _sum(trades: Iterable[StoredTrade], at: Callable[[int], bool]) -> Decimal:
-    return sum((trade.quantity for trade in trades if at(trade.sequence)), ZERO)
 
 
 def differing_orders(

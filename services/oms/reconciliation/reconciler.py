@@ -222,7 +222,7 @@ class Reconciler:
         if not whole:
             report = replace(report, orders=self._order_breaks)
         self._order_breaks = report.orders
-        if first.differing and not report.positions:
+        if not report.positions and any(symbol for _, symbol in first.differing):
             # A repeated fill replaces its row under a later sequence: the sums are made anew.
             self._checkpoint = None
         return report
@@ -254,11 +254,13 @@ class Reconciler:
         for key, quantity in added.items():
             if owned is None or self._owns(owned, key[0]):
                 sums[key] = sums.get(key, ZERO) + quantity
-        later = await self._sources.trades(venue.first, through)
+        later = await self._sources.trades(venue.first, through, venue.name)
         cut = Cut(compare_positions(accounts, venue.positions, venue.first, sums, later))
         if owned is not None:
-            untold = {key[0] for key in added if self._owns(owned, key[0])} - accounts.keys()
-            for name in untold:
+            moved = {key[0] for key in added} | {trade.account for trade in later if trade.foreign}
+            for name in moved - accounts.keys():
+                if not self._owns(owned, name):
+                    continue
                 # Not read in this cut: it differs until the next one has read it.
                 cut.positions[name, ""] = _UNREAD
         if orders:

@@ -74,6 +74,8 @@ class VenueView:
     positions: Mapping[Key, VenuePosition]
     orders: Mapping[str, tuple[str, Standing]]
     """Working orders by id: account and standing."""
+    name: str
+    """Begins the ids of its trades."""
     first: int
     """Lowest sequence in EXECUTIONS that an answer stands at."""
     last: int
@@ -142,6 +144,7 @@ class Sources:
                     break
         positions: dict[Key, VenuePosition] = {}
         sequences: list[int] = []
+        name = ""
         for account in asked:
             token = ""
             while True:
@@ -150,13 +153,14 @@ class Sources:
                 if answer.executions_created != created:
                     raise SourceUnavailable("venue", "it stands at another stream EXECUTIONS")
                 sequences.append(answer.executions_seq)
+                name = answer.venue
                 for held in answer.positions:
                     place = VenuePosition(held.quantity, held.fills, answer.executions_seq)
                     positions[held.account, held.symbol] = place
                 token = answer.next_page_token
                 if not token:
                     break
-        return VenueView(positions, orders, min(sequences, default=0), max(sequences, default=0))
+        return VenueView(positions, orders, name, min(sequences, default=0), max(sequences, default=0))
 
     async def _ask(self, subject: str, request: object, kind: type[_A]) -> _A:
         try:
@@ -231,10 +235,14 @@ class Sources:
         totals = await _of("fill store", fill_totals(self._pool, after, through, accounts))
         return {key: one.quantity for key, one in totals.items()}
 
-    async def trades(self, after: int, through: int) -> list[StoredTrade]:
-        """The stored fills after sequence `after`, up to `through`."""
+    async def trades(self, after: int, through: int, venue: str) -> list[StoredTrade]:
+        """The stored fills after sequence `after`, up to `through`; `venue` begins the ids of its own."""
         rows = await _of("fill store", fills_between(self._pool, after, through))
-        return [StoredTrade(*row) for row in rows]
+        own = f"{venue}-"
+        return [
+            StoredTrade(account, symbol, quantity, sequence, foreign=not fill_id.startswith(own))
+            for account, symbol, quantity, sequence, fill_id in rows
+        ]
 
     async def _last_sequence(self, subject: str) -> int:
         try:

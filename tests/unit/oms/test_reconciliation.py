@@ -64,6 +64,17 @@ def test_records_of_the_same_trades_are_equal_wherever_each_of_them_stands(
     assert not one.differs
 
 
+def test_a_fill_of_somebody_else_counts_although_the_venue_stands_before_it() -> None:
+    own = StoredTrade(*KEY, Decimal(2), 10)
+    foreign = StoredTrade(*KEY, Decimal(1), 11, foreign=True)
+    not_applied = StoredTrade(*KEY, Decimal(4), 12, foreign=True)
+    venue = {KEY: VenuePosition(Decimal(5), 1, 9)}
+    compared = compare_positions(
+        an_account(Decimal(8), 11), venue, 9, {KEY: Decimal(5)}, [own, foreign, not_applied]
+    )[KEY]
+    assert (compared.ledger, compared.fill_store, compared.venue) == (6, 6, 5)
+
+
 def test_a_fill_that_the_ledger_has_and_the_others_have_not_differs_by_it() -> None:
     compared = compare_positions(an_account(Decimal(3), 9), {}, 9, {}, ())[KEY]
     assert (compared.store_difference, compared.venue_difference) == (3, 3)
