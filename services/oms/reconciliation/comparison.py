@@ -2,8 +2,8 @@
 
 The three do not stand at the same report of the venue when they are read: the venue's answer names the one it
 stands at, each account of the ledger the last one that it applied. Stored fills carry their sequence, so each
-value is brought to the venue's sequence by the fills that lie in between. Only the venue's own reports move that
-sequence on; a fill of somebody else after it is none that the venue will tell, and counts at once.
+value is brought to the venue's sequence by the fills that lie in between. Only the venue's own reports move
+that sequence on; a fill of somebody else after it is none that the venue will tell, and counts at once.
 """
 
 from collections.abc import Iterable, Mapping
