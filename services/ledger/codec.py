@@ -14,7 +14,7 @@ import msgspec
 from services.ledger.account import Account, Position
 from services.ledger.events import EVENT_TYPES, Denied, Event, Reserved
 from services.ledger.numbers import ZERO
-from services.ledger.order import Order, OrderState, OrderType, Side, Terms, TimeInForce
+from services.ledger.order import Group, GroupRole, Order, OrderState, OrderType, Side, Terms, TimeInForce
 from services.ledger.values import replace
 
 VERSION: Final = 1
@@ -85,6 +85,8 @@ class _Memory(msgspec.Struct, array_like=True, gc=False):
     reason: str
     message: str
     cumulative: Decimal
+    group: tuple[str, GroupRole, tuple[str, ...]] | None
+    """ULIDs of the group's first order and of those that this one is linked with."""
 
 
 _MEMORY: Final = msgspec.json.Decoder(_Memory)
@@ -92,13 +94,31 @@ _MEMORY: Final = msgspec.json.Decoder(_Memory)
 
 def encode_memory(order: Order) -> bytes:
     """Enough of an ended order to answer a repetition of its request."""
-    ulid = order.order_id[-ULID_LENGTH:]
-    return encode(_Memory(ulid, order.digest, order.state, order.reason, order.message, order.cumulative))
+    group = order.group
+    of_group = None if group is None else (
+        group.group_id[-ULID_LENGTH:], group.role, tuple(name[-ULID_LENGTH:] for name in group.linked)
+    )  # fmt: skip
+    return encode(
+        _Memory(
+            order.order_id[-ULID_LENGTH:],
+            order.digest,
+            order.state,
+            order.reason,
+            order.message,
+            order.cumulative,
+            of_group,
+        )
+    )
 
 
 def decode_memory(data: bytes, account: str, client_order_id: str) -> Order:
-    """The order of `encode_memory`: its identity, digest and outcome; symbol, terms and times are empty."""
+    """The order of `encode_memory`: its identity, digest, group and outcome; symbol, terms and times are
+    empty."""
     kept = _MEMORY.decode(data)
+    group = None
+    if kept.group is not None:
+        first, role, linked = kept.group
+        group = Group(f"{account}-{first}", role, tuple(f"{account}-{ulid}" for ulid in linked))
     return Order(
         order_id=f"{account}-{kept.ulid}",
         account=account,
@@ -116,6 +136,7 @@ def decode_memory(data: bytes, account: str, client_order_id: str) -> Order:
         cumulative=kept.cumulative,
         reason=kept.reason,
         message=kept.message,
+        group=group,
     )
 
 

@@ -18,7 +18,7 @@ from services.oms.submit_group import GroupSubmitter
 from services.oms.wire import STATE_NAMES, execution_event, order_message, submit_response
 from services.order_request import read_account, read_symbol
 from services.runtime.clock import Clock
-from services.runtime.errors import InvalidArgument, NotFound, ServiceError, Unavailable, Unimplemented
+from services.runtime.errors import InvalidArgument, NotFound, ServiceError, Unavailable
 from services.runtime.rpc_status import status_of
 from services.runtime.telemetry import get_logger
 from trade2026.oms.v1 import order_pb2, order_service_pb2_grpc

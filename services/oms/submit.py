@@ -421,16 +421,22 @@ class Submitter:
 
     async def read(self, order_id: str, asking: Order) -> Order:
         """An order's record. Raises `OutcomeUnknown` of `asking` when it cannot be read."""
+        found = await self.find(order_id, asking)
+        if found is None:
+            raise _unreadable(order_id, asking)
+        return found
+
+    async def find(self, order_id: str, asking: Order) -> Order | None:
+        """An order's record, or what is remembered of it under the client order id of `asking`; None when
+        there is neither. Raises `OutcomeUnknown` of `asking` when the ledger cannot be read."""
         try:
             found = await self._ledger.order(order_id)
             if found is None and asking.client_order_id:
                 # An order that has left the ledger is remembered under its client order id.
                 found = await self._ledger.order_by_client_id(asking.account, asking.client_order_id)
         except LedgerUnavailable:
-            found = None
-        if found is None or found.order_id != order_id:
-            raise OutcomeUnknown(asking, f"order {order_id} cannot be read now; ask again")
-        return found
+            raise _unreadable(order_id, asking) from None
+        return found if found is not None and found.order_id == order_id else None
 
     async def _original(self, original: Order) -> Outcome:
         """The outcome of the earlier order under the same client order id and with the same payload."""
@@ -456,3 +462,7 @@ class Submitter:
             wait *= 2
             original = await self.read(original.order_id, original)
         return original
+
+
+def _unreadable(order_id: str, asking: Order) -> OutcomeUnknown:
+    return OutcomeUnknown(asking, f"order {order_id} cannot be read now; ask again")

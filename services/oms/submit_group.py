@@ -184,8 +184,12 @@ class GroupSubmitter:
         first = await self._submitter.read(known.group.group_id, asked[0])
         first = await self._submitter.beyond_pending(first)
         assert first.group is not None
-        further = [await self._submitter.read(name, asked[0]) for name in first.group.linked]
-        return tuple(outcome_of(order) for order in (first, *further))
+        outcomes = [outcome_of(first)]
+        for name, order in zip(first.group.linked, asked[1:], strict=True):
+            held = await self._submitter.find(name, order)
+            # One that has left the ledger with nothing to remember it by was submitted with the first.
+            outcomes.append(Submitted(name, order.client_order_id) if held is None else outcome_of(held))
+        return tuple(outcomes)
 
     def _note_check(self, orders: Orders, verdict: str, latency_ms: float, reason: str = "") -> None:
         for order in orders:

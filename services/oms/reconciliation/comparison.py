@@ -175,6 +175,8 @@ def differing_orders(
     for order_id, order in ledger.items():
         held = Standing(order.state, order.cumulative)
         _, told = venue.get(order_id, ("", None))
+        if order.state is OrderState.WAITING and told is None:
+            continue  # for its entry: the venue gets it afterwards
         on_its_way = now_ns - order.updated_ns < QUIET_NS
         if not on_its_way and (told is None or told.cumulative != order.cumulative):
             pairs[order_id] = OrderPair(order.account, held, told, order.updated_ns)

@@ -71,11 +71,7 @@ async def carrier(
         RelayOptions(url=valkey_url, **options),  # type: ignore[arg-type]
         _Deaf(publisher, unpublishable) if unpublishable else publisher,
         positions,
-<<<<<<< HEAD
         activate,
-        SystemClock(),
-=======
->>>>>>> d72fb0c (Ended orders leave the ledger once they are stored, and stay listed)
     )
     await relay.open()
     stop = asyncio.Event()

@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from services.ledger.commands import Effect, ReportKind
+from services.ledger.groups import as_pair
 from services.ledger.keys import AccountKeys
 from services.ledger.ledger import EndedOrder, Ledger
 from services.ledger.order import Order, OrderState
@@ -141,3 +142,17 @@ async def test_retiring_goes_on_after_the_server_lost_its_functions(ledger: Ledg
     carried(raw)
     raw.function_flush("SYNC")
     assert await ledger.retire(KEYS.partition, await leaving(ledger)) == 1
+
+
+async def test_an_order_of_a_group_that_has_gone_still_names_the_others(
+    ledger: Ledger, raw: redis.Redis
+) -> None:
+    first, second = as_pair(make_order("acc", client_order_id="c1"), make_order("acc", client_order_id="c2"))
+    await ledger.execute(reserve(first))
+    await ledger.execute(report(ReportKind.CANCELED, first, 1))
+    carried(raw)
+    await ledger.retire(KEYS.partition, await leaving(ledger))
+    kept = await ledger.order_by_client_id("acc", "c1")
+    assert kept is not None
+    assert kept.group is not None
+    assert (kept.group.group_id, kept.group.linked) == (first.order_id, (second.order_id,))

@@ -115,3 +115,23 @@ async def test_while_questdb_is_away_ended_orders_stay_and_leave_when_it_is_back
     await platform.questdb.until_healthy()
     await until_gone(platform, answer["order_id"])
     assert (await oms.call("GetOrder", {"order_id": answer["order_id"]}))["order"] == order
+
+
+@pytest.mark.parametrize("named", [("c1", "c2"), ("c1", None)])
+async def test_a_group_that_has_left_is_answered_again_whole(
+    platform: OmsPlatform, oms: OverRest, account: str, named: tuple[str | None, str | None]
+) -> None:
+    first, second = named
+    pair = {
+        "kind": "oco",
+        "orders": [
+            resting(account, price=40000, client_order_id=first),
+            resting(account, type="stop", price=None, stop_price=50000, client_order_id=second),
+        ],
+    }
+    answer = await oms.call("SubmitOrderGroup", pair)
+    ids = [one["order_id"] for one in answer["orders"]]
+    await until_state(oms, ids[0], "filled")
+    await until_state(oms, ids[1], "canceled")
+    await until_gone(platform, *ids)
+    assert await oms.call("SubmitOrderGroup", pair) == answer

@@ -113,6 +113,11 @@ def test_an_open_order_that_does_not_work_at_the_venue_differs_once_it_is_quiet(
     assert differing_orders(["acc"], held, {}, NOW) == {order.order_id: pair}
 
 
+def test_an_exit_that_waits_for_its_entry_is_not_missing_at_the_venue() -> None:
+    order = replace(make_order("acc"), state=OrderState.WAITING)
+    assert differing_orders(["acc"], {order.order_id: order}, {}, NOW) == {}
+
+
 def test_orders_that_work_on_both_sides_differ_by_what_is_executed() -> None:
     order = replace(make_order("acc"), state=OrderState.NEW)
     same = {order.order_id: ("acc", Standing(OrderState.NEW, Decimal(0)))}
