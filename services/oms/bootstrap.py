@@ -79,6 +79,10 @@ MAX_BATCH: Final = 512
 DRAIN_SEC: Final = 10.0
 """Time that open calls and begun submissions have to finish at a stop."""
 
+LOG_BATCHES: Final = 4
+"""Rows of the log of orders in one commit, in batches of fills: it makes twice as many rows, nobody waits for
+them, and QuestDB spends half as much on a row in a commit of 4,000 as in one of 1,000."""
+
 _Context = WorkerContext[OmsSettings]
 _log = get_logger("oms.bootstrap")
 
@@ -374,7 +378,9 @@ class Worker:
         questdb = self._settings.questdb
         batch, flush = questdb.batch_size, questdb.flush_interval_sec
         fills = FillStore(nats, publisher, self._questdb, batch_size=batch, flush_interval_sec=flush)
-        log = OrdersLogStore(nats, publisher, self._questdb, batch_size=batch, flush_interval_sec=flush)
+        log = OrdersLogStore(
+            nats, publisher, self._questdb, batch_size=LOG_BATCHES * batch, flush_interval_sec=flush
+        )
         resuming = self._context.own(keep_resumed(self._questdb), "resume tables")
         self._closings.append(lambda: end(resuming))
         for store, name in ((fills, "fill store"), (log, "orders log")):
