@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Final
 
-from tests.robustness.history import Answer, Attempt, CancelAttempt, History, Intent, Look, Told
+from tests.robustness.history import AmendAttempt, Answer, Attempt, CancelAttempt, History, Intent, Look, Told
 from tests.robustness.validator import PASSING_REASONS
 from tests.robustness.wire import Grpc, Rest
 
@@ -29,7 +29,9 @@ class Habits:
     """Chances of what a caller does next and how it takes answers."""
 
     batch: float = 0.1
-    cancel: float = 0.2
+    cancel: float = 0.17
+    cancel_all: float = 0.005
+    amend: float = 0.1
     look: float = 0.08
     ask_again: float = 0.05
     reuse_id: float = 0.02
@@ -68,6 +70,7 @@ class Caller:
         self._answered: list[Intent] = []
         self._working: list[str] = []
         self._known: list[str] = []
+        self._intents: dict[str, Intent] = {}
 
     async def run(self, until: asyncio.Event) -> None:
         """Sends requests until the event, then finishes what is on its way."""
@@ -81,6 +84,8 @@ class Caller:
         for likely, act in (
             (habits.batch, self._submit_batch),
             (habits.cancel, self._cancel),
+            (habits.cancel_all, self._cancel_all),
+            (habits.amend, self._amend),
             (habits.look, self._look),
             (habits.ask_again, self._ask_again),
             (habits.reuse_id, self._reuse_id),
@@ -151,6 +156,7 @@ class Caller:
             self._known.append(answer.order_id)
             self._working.append(answer.order_id)
             self._answered.append(intent)
+            self._intents[answer.order_id] = intent
 
     async def _submit_batch(self) -> None:
         left = [self.intent() for _ in range(self._choose.randrange(2, 12))]
@@ -175,6 +181,29 @@ class Caller:
             began = time.monotonic()
             told, detail = await (self._rest.cancel(order_id) if by_rest else self._grpc.cancel(order_id))
             self._history.cancels.append(CancelAttempt(order_id, began, time.monotonic(), told, detail))
+            if told != "unknown":
+                return
+            await asyncio.sleep(self._choose.uniform(0.1, 0.8))
+
+    async def _cancel_all(self) -> None:
+        account, began = self._choose.choice(self._accounts), time.monotonic()
+        for order_id in await self._grpc.cancel_all(account, self._choose.choice(("", "BTCUSDT"))):
+            self._history.cancels.append(CancelAttempt(order_id, began, time.monotonic(), "asked"))
+
+    async def _amend(self) -> None:
+        """New terms of an order that may be working, asked for again while no answer comes."""
+        if not self._working:
+            return
+        order_id = self._choose.choice(self._working[-20:])
+        intent = self._intents[order_id]
+        quantity, price = Decimal(self._choose.randrange(1, 30)) / 100, intent.price
+        if price is not None and self._choose.random() < 0.5:
+            price += Decimal(self._choose.randrange(-500, 500)) / 100
+        by_rest = self._choose.random() < self._habits.rest
+        for _ in range(4):
+            way = self._rest.amend if by_rest else self._grpc.amend
+            told, detail = await way(order_id, quantity, price)
+            self._history.amends.append(AmendAttempt(order_id, quantity, price, told, detail))
             if told != "unknown":
                 return
             await asyncio.sleep(self._choose.uniform(0.1, 0.8))

@@ -22,6 +22,7 @@ import nats
 import nats.errors
 import redis.asyncio
 
+from services.runtime.local_stack.part import Part
 from tests.integration.ledger.proxy import Faults
 from tests.integration.oms.platform import processes, worker_pids
 from tests.robustness.plan import Fault, Kind
@@ -32,7 +33,7 @@ SLOWNESS: Final = Faults(delay=1.0, longest=0.15)
 _STREAMS: Final = ("ORDERS", "EXECUTIONS", "LEDGER")
 _LARGEST_FILE: Final = 4096
 _ROOMY: Final = 2 << 30
-_OPERATOR_SEC: Final = 60.0
+_OPERATOR_SEC: Final = 90.0
 
 
 async def inject(platform: Platform, fault: Fault) -> None:
@@ -45,7 +46,14 @@ async def _kill(platform: Platform, fault: Fault) -> None:
     signal_all(part, signal.SIGKILL)
     await asyncio.to_thread(part.kill)
     await asyncio.sleep(fault.seconds)
+    await _start(platform, part)
+
+
+async def _start(platform: Platform, part: Part) -> None:
+    """Starts a part again. A server that is not ours is healed when it serves."""
     part.start()
+    if part.name not in platform.services:
+        await part.until_healthy(_OPERATOR_SEC)
 
 
 async def _kill_first(platform: Platform, fault: Fault) -> None:
@@ -59,7 +67,7 @@ async def _restart(platform: Platform, fault: Fault) -> None:
     part = platform.parts[fault.target]
     await asyncio.to_thread(part.stop)
     await asyncio.sleep(fault.seconds)
-    part.start()
+    await _start(platform, part)
 
 
 async def _pause(platform: Platform, fault: Fault) -> None:
@@ -183,7 +191,7 @@ async def _full_disk(platform: Platform, fault: Fault) -> None:
     if part is platform.nats:
         await asyncio.to_thread(part.stop)
     if not part.running:
-        part.start()
+        await _start(platform, part)
 
 
 def _limit_files(pid: int, size: int) -> None:

@@ -74,6 +74,20 @@ class CancelAttempt:
 
 
 @dataclass(frozen=True, slots=True)
+class AmendAttempt:
+    """One amendment. `told`: asked (the order is pending_replace), refused, missing, unknown or error.
+
+    A price is None when the amendment leaves it.
+    """
+
+    order_id: str
+    quantity: Decimal
+    price: Decimal | None
+    told: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
     """An order as GetOrder told it. `missing`: it told NOT_FOUND."""
 
@@ -110,8 +124,17 @@ class CopiedOrder:
 
 
 @dataclass(frozen=True, slots=True)
+class CopiedTerms:
+    """The terms that an amendment asks for."""
+
+    quantity: Decimal
+    price: Decimal | None
+    stop_price: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
 class Copied:
-    """One event of a drop copy."""
+    """One event of a drop copy. `revision` and `terms` belong to amendments."""
 
     sequence: int
     kind: str
@@ -120,6 +143,8 @@ class Copied:
     reason: str
     fill: CopiedFill | None
     order: CopiedOrder | None
+    revision: int = 0
+    terms: CopiedTerms | None = None
 
 
 @dataclass(slots=True)
@@ -160,6 +185,7 @@ class History:
     attempts: dict[str, list[Attempt]] = field(default_factory=lambda: defaultdict(list))
     """By client order id, in the order of their ends."""
     cancels: list[CancelAttempt] = field(default_factory=list)
+    amends: list[AmendAttempt] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
     copies: dict[str, list[DropCopy]] = field(default_factory=lambda: defaultdict(list))
     """By account."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from tests.robustness.history import Copied, CopiedOrder
+from tests.robustness.history import Copied, CopiedOrder, CopiedTerms
 
 ZERO = Decimal(0)
 SIGN = {"buy": 1, "sell": -1}
@@ -21,20 +21,24 @@ OPEN = "open"
 
 @dataclass(slots=True)
 class ModelOrder:
-    """An order as the drop copy tells it. `state` is `open` or how it ended."""
+    """An order as the drop copy tells it. `state`: `open` or how it ended; `quantity`: the total in force."""
 
     order_id: str
     terms: CopiedOrder
     state: str
+    quantity: Decimal
     reason: str = ""
     executed: Decimal = ZERO
     acknowledged: bool = False
-    fills: set[str] = field(default_factory=set)
+    amendments: dict[int, CopiedTerms] = field(default_factory=dict)
+    """Everything that was asked for, by revision."""
+    pending: int = 0
+    """Revision of the amendment that is on its way; 0: none."""
 
     @property
     def leaves(self) -> Decimal:
         """What is still to execute; nothing once it has ended."""
-        return self.terms.quantity - self.executed if self.state == OPEN else ZERO
+        return self.quantity - self.executed if self.state == OPEN else ZERO
 
 
 @dataclass(slots=True)
@@ -83,6 +87,8 @@ class AccountModel:
             if order.acknowledged:
                 self._complain(event, "acknowledges an order again")
             order.acknowledged = True
+        elif event.kind in ("replace_requested", "replaced", "replace_rejected"):
+            self._amend(event, order)
 
     def _enter(self, event: Copied) -> None:
         if event.order is None:
@@ -91,7 +97,25 @@ class AccountModel:
             self._complain(event, "enters an order again")
         else:
             state = OPEN if event.kind == "reserved" else "denied"
-            self.orders[event.order_id] = ModelOrder(event.order_id, event.order, state, event.reason)
+            terms = event.order
+            self.orders[event.order_id] = ModelOrder(
+                event.order_id, terms, state, terms.quantity, event.reason
+            )
+
+    def _amend(self, event: Copied, order: ModelOrder) -> None:
+        if event.kind == "replace_requested":
+            if event.terms is None or event.revision in order.amendments or order.pending:
+                self._complain(event, f"asks for revision {event.revision} without terms, again or too soon")
+                return
+            order.amendments[event.revision] = event.terms
+            order.pending = event.revision
+            return
+        if event.revision != order.pending:
+            self._complain(event, f"answers revision {event.revision}, on its way is {order.pending}")
+            return
+        if event.kind == "replaced":
+            order.quantity = order.amendments[event.revision].quantity
+        order.pending = 0
 
     def _trade(self, event: Copied, order: ModelOrder) -> None:
         fill = event.fill
@@ -101,14 +125,13 @@ class AccountModel:
         if fill.fill_id in self.fills:
             self._complain(event, f"books trade {fill.fill_id} again")
         self.fills[fill.fill_id] = event
-        order.fills.add(fill.fill_id)
         order.executed += fill.quantity
         self.positions[fill.symbol] += SIGN[fill.side] * fill.quantity
         if (fill.symbol, fill.side) != (order.terms.symbol, order.terms.side):
             self._complain(event, "trades another symbol or side than its order")
-        if order.executed > order.terms.quantity:
-            self._complain(event, f"executes {order.executed} of {order.terms.quantity}")
-        if order.executed == order.terms.quantity:
+        if order.executed > order.quantity:
+            self._complain(event, f"executes {order.executed} of {order.quantity}")
+        if order.executed == order.quantity:
             order.state = "filled"
 
     def _complain(self, event: Copied, what: str) -> None:

@@ -226,6 +226,7 @@ class Run:
         self.result.add(counts, "client order ids", len(history.attempts))
         self.result.add(counts, "submissions", sum(map(len, history.attempts.values())))
         self.result.add(counts, "cancels", len(history.cancels))
+        self.result.add(counts, "amendments", len(history.amends))
         self.result.add(counts, "looks", len(history.looks))
 
     async def _settle(

@@ -11,12 +11,14 @@ from decimal import Decimal
 import pytest
 
 from tests.robustness.history import (
+    AmendAttempt,
     Answer,
     Attempt,
     CancelAttempt,
     Copied,
     CopiedFill,
     CopiedOrder,
+    CopiedTerms,
     DropCopy,
     History,
     Intent,
@@ -47,6 +49,11 @@ def trade(number: int, order_id: str, fill_id: str) -> Copied:
 
 def plain(number: int, kind: str, order_id: str = "", state: str = "") -> Copied:
     return Copied(number, kind, order_id, state, "", None, None)
+
+
+def amended(number: int, kind: str, order_id: str) -> Copied:
+    terms = CopiedTerms(Decimal(3), PRICE, None) if kind == "replace_requested" else None
+    return Copied(number, kind, order_id, "", "", None, None, 1, terms)
 
 
 def sound() -> Telling:
@@ -235,6 +242,22 @@ LIES: dict[str, tuple[str, Callable[[History, Observed], object]]] = {
     "a cancel of an order that is said not to exist": (
         "cancels end orders",
         lambda h, o: h.cancels.append(CancelAttempt("a-1", 30, 31, "missing")),
+    ),
+    "an amendment that was answered and is not there": (
+        "amendments are the caller's",
+        lambda h, o: h.amends.append(AmendAttempt("a-1", Decimal(3), PRICE, "asked")),
+    ),
+    "an amendment that nobody asked for": (
+        "amendments are the caller's",
+        lambda h, o: o.drop_copy.append(amended(12, "replace_requested", "a-1")),
+    ),
+    "an answer to no amendment": (
+        "drop copy is whole",
+        lambda h, o: o.drop_copy.append(amended(12, "replaced", "a-1")),
+    ),
+    "a total that was not amended": (
+        "orders agree",
+        lambda h, o: o.orders.update({"a-1": replace(o.orders["a-1"], quantity=Decimal(3))}),
     ),
     "an order told not to exist": (
         "looks never go back",

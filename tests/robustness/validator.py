@@ -11,7 +11,16 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from tests.robustness.history import Attempt, Copied, CopiedOrder, History, Look, Told
+from tests.robustness.history import (
+    AmendAttempt,
+    Attempt,
+    Copied,
+    CopiedOrder,
+    CopiedTerms,
+    History,
+    Look,
+    Told,
+)
 from tests.robustness.model import ENDS, OPEN, ZERO, AccountModel, ModelOrder
 from tests.robustness.observed import Observed, StoredFill
 
@@ -186,6 +195,8 @@ def _orders_agree(case: Case) -> Iterator[str]:
         if listed.state.startswith("pending"):
             yield f"{order_id} is still {listed.state}"
         state = listed.state if listed.state in ENDS else OPEN
+        if listed.quantity != ours.quantity:
+            yield f"{order_id} is listed with a total of {listed.quantity}, amended to {ours.quantity}"
         if (state, listed.cumulative, listed.leaves) != (ours.state, ours.executed, ours.leaves):
             yield (
                 f"{order_id} is listed {listed.state} {listed.cumulative}/{listed.leaves}, "
@@ -242,6 +253,28 @@ def _cancels_end_orders(case: Case) -> Iterator[str]:
             yield f"{cancel.order_id}: a cancel was answered `{cancel.told}` ({cancel.detail})"
 
 
+def _amendments_are_the_callers(case: Case) -> Iterator[str]:
+    asked: dict[str, list[AmendAttempt]] = defaultdict(list)
+    for attempt in case.history.amends:
+        order = case.model.orders.get(attempt.order_id)
+        if order is None:
+            continue
+        asked[attempt.order_id].append(attempt)
+        recorded = [t for t in order.amendments.values() if _same_terms(attempt, t)]
+        if attempt.told == "asked" and not recorded:
+            yield f"{attempt.order_id}: an amendment to {attempt.quantity} was answered, and is not recorded"
+        if attempt.told in ("missing", "error"):
+            yield f"{attempt.order_id}: an amendment was answered `{attempt.told}` ({attempt.detail})"
+    for order in case.model.orders.values():
+        for revision, terms in order.amendments.items():
+            if not any(_same_terms(attempt, terms) for attempt in asked[order.order_id]):
+                yield f"{order.order_id}: nobody asked for revision {revision}: {terms}"
+
+
+def _same_terms(attempt: AmendAttempt, terms: CopiedTerms) -> bool:
+    return attempt.quantity == terms.quantity and attempt.price in (None, terms.price)
+
+
 def _looks_never_go_back(case: Case) -> Iterator[str]:
     by_order: dict[str, list[Look]] = defaultdict(list)
     for look in case.history.looks:
@@ -285,6 +318,7 @@ CHECKS: Mapping[str, Callable[[Case], Iterator[str]]] = {
     "drop copy is whole": _drop_copy_is_whole,
     "log is the drop copy": _log_is_the_drop_copy,
     "cancels end orders": _cancels_end_orders,
+    "amendments are the caller's": _amendments_are_the_callers,
     "looks never go back": _looks_never_go_back,
     "answers follow the contract": _answers_follow_the_contract,
 }

@@ -10,8 +10,8 @@ from typing import Any, Final, Self
 import grpc
 import httpx
 
-from tests.robustness.history import Answer, Copied, CopiedFill, CopiedOrder, Intent, Told
-from trade2026.client import CHANNEL_OPTIONS, new_order
+from tests.robustness.history import Answer, Copied, CopiedFill, CopiedOrder, CopiedTerms, Intent, Told
+from trade2026.client import CHANNEL_OPTIONS, exact, new_order
 from trade2026.oms.v1 import order_pb2, order_service_pb2_grpc
 from trade2026.type.v1 import order_pb2 as type_pb2
 
@@ -124,6 +124,30 @@ class Grpc:
             return "error" if failed.told is Told.ERROR else "unknown", failed.detail
         return "asked", ""
 
+    async def cancel_all(self, account: str, symbol: str) -> list[str]:
+        """Orders for which a cancel is on its way; none when there is no answer."""
+        request = order_pb2.CancelAllOrdersRequest(account=account, symbol=symbol)
+        try:
+            answer = await self.stub.CancelAllOrders(request, timeout=CALL_TIMEOUT_SEC)
+        except grpc.aio.AioRpcError:
+            return []
+        return list(answer.order_ids)
+
+    async def amend(self, order_id: str, quantity: Decimal, price: Decimal | None) -> tuple[str, str]:
+        request = order_pb2.ReplaceOrderRequest(order_id=order_id, quantity=exact(quantity))
+        if price is not None:
+            request.price.CopyFrom(exact(price))
+        try:
+            await self.stub.ReplaceOrder(request, timeout=CALL_TIMEOUT_SEC)
+        except grpc.aio.AioRpcError as error:
+            if error.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED):
+                return "refused", str(error.details())
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return "missing", str(error.details())
+            failed = _failed(error)
+            return "error" if failed.told in (Told.ERROR, Told.CONFLICT) else "unknown", failed.detail
+        return "asked", ""
+
     async def look(self, order_id: str) -> tuple[str, Decimal] | None:
         """State and executed quantity; an empty state for NOT_FOUND, None for no answer."""
         try:
@@ -180,8 +204,18 @@ class Rest:
         detail = str(answer.get("message"))
         return _CANCELED.get(answer.get("code", 13), "error"), detail
 
+    async def amend(self, order_id: str, quantity: Decimal, price: Decimal | None) -> tuple[str, str]:
+        body = {"quantity": float(quantity)} | ({} if price is None else {"price": float(price)})
+        status, answer = await self._call("PATCH", f"/orders/{order_id}", body)
+        if status == 200:
+            return "asked", ""
+        return _AMENDED.get(answer.get("code", 13), "error"), str(answer.get("message"))
+
 
 _CANCELED: Final = {9: "ended", 5: "missing", 1: "unknown", 4: "unknown", 8: "unknown", 14: "unknown"}
+
+
+_AMENDED: Final = {**_CANCELED, 9: "refused", 10: "refused"}
 
 
 def _of_json(answer: Any) -> Answer:
@@ -222,8 +256,23 @@ def copied(message: order_pb2.StreamExecutionsResponse) -> Copied:
             Decimal(whole.price.value) if whole.HasField("price") else None,
             Decimal(whole.stop_price.value) if whole.HasField("stop_price") else None,
         )
+    terms = None
+    if event.HasField("quantity"):
+        terms = CopiedTerms(
+            Decimal(event.quantity.value),
+            Decimal(event.price.value) if event.HasField("price") else None,
+            Decimal(event.stop_price.value) if event.HasField("stop_price") else None,
+        )
     return Copied(
-        message.sequence, event.kind, event.order_id, _state(event.state), event.reason, fill, order
+        message.sequence,
+        event.kind,
+        event.order_id,
+        _state(event.state),
+        event.reason,
+        fill,
+        order,
+        event.revision,
+        terms,
     )
 
 
@@ -244,6 +293,10 @@ def copied_json(message: Any) -> Copied:
             Decimal(whole["price"]) if "price" in whole else None,
             Decimal(whole["stop_price"]) if "stop_price" in whole else None,
         )
+    terms = None
+    if "quantity" in event:
+        prices = (Decimal(event[name]) if name in event else None for name in ("price", "stop_price"))
+        terms = CopiedTerms(Decimal(event["quantity"]), *prices)
     return Copied(
         int(message["sequence"]),
         event["kind"],
@@ -252,4 +305,6 @@ def copied_json(message: Any) -> Copied:
         event.get("reason", ""),
         fill,
         order,
+        int(event.get("revision", 0)),
+        terms,
     )
