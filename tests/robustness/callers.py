@@ -192,9 +192,10 @@ class Caller:
 
     async def _amend(self) -> None:
         """New terms of an order that may be working, asked for again while no answer comes."""
-        if not self._working:
+        amendable = [order_id for order_id in self._working[-30:] if self._intents[order_id].type != "market"]
+        if not amendable:
             return
-        order_id = self._choose.choice(self._working[-20:])
+        order_id = self._choose.choice(amendable)
         intent = self._intents[order_id]
         quantity, price = Decimal(self._choose.randrange(1, 30)) / 100, intent.price
         if price is not None and self._choose.random() < 0.5:

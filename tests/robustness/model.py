@@ -32,6 +32,8 @@ class ModelOrder:
     acknowledged: bool = False
     amendments: dict[int, CopiedTerms] = field(default_factory=dict)
     """Everything that was asked for, by revision."""
+    revision: int = 0
+    """Number of the last amendment, those included that were taken back before they came."""
     pending: int = 0
     """Revision of the amendment that is on its way; 0: none."""
 
@@ -103,12 +105,19 @@ class AccountModel:
             )
 
     def _amend(self, event: Copied, order: ModelOrder) -> None:
+        fresh = not order.pending and event.revision > order.revision
         if event.kind == "replace_requested":
-            if event.terms is None or event.revision in order.amendments or order.pending:
-                self._complain(event, f"asks for revision {event.revision} without terms, again or too soon")
+            # What is on its way may be asked of the venue again, with the same terms.
+            again = event.revision == order.pending and event.terms == order.amendments[order.pending]
+            if event.terms is None or not (fresh or again):
+                self._complain(event, f"asks for revision {event.revision} without terms, anew or too soon")
                 return
             order.amendments[event.revision] = event.terms
-            order.pending = event.revision
+            order.pending = order.revision = event.revision
+            return
+        if event.kind == "replace_rejected" and fresh:
+            # Taken back before it came: its number is used.
+            order.revision = event.revision
             return
         if event.revision != order.pending:
             self._complain(event, f"answers revision {event.revision}, on its way is {order.pending}")

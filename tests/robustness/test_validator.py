@@ -255,6 +255,15 @@ LIES: dict[str, tuple[str, Callable[[History, Observed], object]]] = {
         "drop copy is whole",
         lambda h, o: o.drop_copy.append(amended(12, "replaced", "a-1")),
     ),
+    "an amendment asked for again with other terms": (
+        "drop copy is whole",
+        lambda h, o: o.drop_copy.extend(
+            [
+                amended(12, "replace_requested", "a-1"),
+                replace(amended(13, "replace_requested", "a-1"), terms=CopiedTerms(HALF, PRICE, None)),
+            ]
+        ),
+    ),
     "a total that was not amended": (
         "orders agree",
         lambda h, o: o.orders.update({"a-1": replace(o.orders["a-1"], quantity=Decimal(3))}),
@@ -296,6 +305,22 @@ def test_a_lie_is_found(lie: str) -> None:
 
 def test_every_check_is_tested() -> None:
     assert {check for check, _ in LIES.values()} == set(CHECKS)
+
+
+def test_an_amendment_may_be_sent_again_and_another_taken_back_before_it_came() -> None:
+    history, observed = sound()
+    history.amends.append(AmendAttempt("a-1", Decimal(3), PRICE, "asked"))
+    more = [
+        amended(12, "replace_requested", "a-1"),
+        amended(13, "replace_requested", "a-1"),
+        amended(14, "replace_rejected", "a-1"),
+        replace(amended(15, "replace_rejected", "a-1"), revision=2),
+    ]
+    observed.drop_copy.extend(more)
+    observed.logged.extend(LoggedEvent(event.sequence, event.order_id, event.kind) for event in more)
+    for copy in history.copies["a"]:
+        copy.events.extend(more)
+    assert validate(history, observed) == []
 
 
 def test_a_passing_rejection_may_be_followed_by_a_submission() -> None:
