@@ -47,11 +47,25 @@ def never_sent(order: Order) -> bool:
     """Whether `order` ended before anybody published it: denied, or given up by its submission."""
     if order.state is OrderState.DENIED:
         return True
-    return order.state is OrderState.CANCELED and order.reason in GIVEN_UP and not order.cumulative
+    if order.state is not OrderState.CANCELED or order.cumulative:
+        return False
+    return order.reason in GIVEN_UP or order.reason == VENUE_NEVER_SAW
 
 
 GIVEN_UP: Final = frozenset({"risk_timeout", "risk_error", "trading_halted", "not_published"})
 """Reasons with which a submission abandons an order that it has not published."""
+VENUE_NEVER_SAW: Final = "unknown_order"
+"""The venue's reason for ending an order that it was asked to cancel and never got; it refuses it later."""
+VENUE_SILENT: Final = "venue_silent"
+"""Reason of a cancel that nobody asked for: the venue has said nothing of the order, which may never have
+been published."""
+
+
+def is_undecided(order: Order) -> bool:
+    """Whether the ledger alone cannot tell if `order` was published."""
+    if order.state is OrderState.PENDING_CANCEL:
+        return order.reason == VENUE_SILENT and not order.revision and not order.cumulative
+    return order.state is OrderState.PENDING_NEW
 
 
 def outcome_of(order: Order) -> Outcome:

@@ -38,6 +38,7 @@ from services.oms.outcomes import (
     Rejected,
     SubmissionRecord,
     Submitted,
+    is_undecided,
     outcome_of,
 )
 from services.oms.risk_client import Answer, ReservationUnknown, RiskUnreachable
@@ -443,7 +444,10 @@ class Submitter:
         in_hand = self._in_hand.get(original.order_id)
         if in_hand is not None:
             return await asyncio.shield(in_hand)
-        return outcome_of(await self.beyond_pending(original))
+        known = await self.beyond_pending(original)
+        if self.was_sent(known.order_id):
+            return Submitted(known.order_id, known.client_order_id)
+        return outcome_of(known)
 
     async def beyond_pending(self, original: Order) -> Order:
         """An earlier order when more is known of it than its reservation, or it is known to be sent.
@@ -452,7 +456,7 @@ class Submitter:
         """
         deadline = self._clock.monotonic() + REPEAT_WAIT_SEC
         wait = 0.005
-        while original.state is OrderState.PENDING_NEW and not self.was_sent(original.order_id):
+        while is_undecided(original) and not self.was_sent(original.order_id):
             # Another worker has it, or had it when it died: only the journal and the venue know more.
             if self._clock.monotonic() >= deadline:
                 raise OutcomeUnknown(

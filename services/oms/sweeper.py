@@ -20,6 +20,7 @@ from services.ledger.commands import Command, Effect, Outcome, RepeatAmend, Requ
 from services.ledger.deadline import due_ns, has_expired
 from services.ledger.errors import LedgerError
 from services.ledger.order import GroupRole, Order, OrderState, Terms
+from services.oms.outcomes import VENUE_SILENT
 from services.runtime.clock import Clock
 from services.runtime.publisher import PublishError
 from services.runtime.telemetry import counter, get_logger
@@ -99,7 +100,7 @@ class Sweeper:
         in_flight = order.replacement if order.state is OrderState.PENDING_REPLACE else None
         if in_flight is not None and not expired and in_flight.repeats < AMENDMENT_REPEATS:
             return await self._repeat_amendment(order, in_flight.revision)
-        return await self._cancel(order, "expired" if expired else "venue_silent")
+        return await self._cancel(order, "expired" if expired else VENUE_SILENT)
 
     async def _send_exit(self, order: Order, linked: Collection[str]) -> bool:
         """Sends an exit again, with the one that was activated with it. It stays due: that is no progress."""

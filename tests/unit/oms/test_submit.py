@@ -10,7 +10,7 @@ import pytest
 
 from services.instruments import DEFAULT_INSTRUMENTS, instruments_of
 from services.ledger.account import TradingState
-from services.ledger.commands import Abandon, Command, RequestCancel, Reserve
+from services.ledger.commands import Abandon, Command, ReportKind, RequestCancel, Reserve
 from services.ledger.errors import CommitUnknown, LedgerUnavailable
 from services.ledger.order import Order, OrderState
 from services.oms import settling
@@ -24,6 +24,7 @@ from services.runtime.clock import SystemClock
 from services.runtime.errors import AlreadyExists, ResourceExhausted, Unavailable
 from services.runtime.publisher import PublishRefused, PublishUnknown
 from tests.support import eventually
+from tests.unit.ledger.making import report
 from tests.unit.oms.memory import MemoryLedger, ScriptedRisk, ScriptedVenue, approve, deny
 from trade2026.oms.v1 import order_pb2
 from trade2026.risk.v1 import risk_pb2
@@ -306,6 +307,33 @@ async def test_an_order_is_not_sent_again_once_its_cancel_was_requested(desk: De
     desk.ledger.apply(RequestCancel("desk", order.order_id, "venue_silent"))
     await eventually(lambda: desk.submitter.running == 0)
     assert desk.venue.sent == [order.order_id]
+
+
+async def test_an_order_that_was_never_published_is_not_told_as_submitted_when_the_venue_has_ended_it(
+    desk: Desk,
+) -> None:
+    def reserved_and_silent(request: risk_pb2.ReserveRequest) -> Answer:
+        desk.reserve(request)
+        raise ReservationUnknown("risk_timeout", "no answer")
+
+    def gone(command: Command) -> None:
+        raise LedgerUnavailable("gone")
+
+    desk.risk.script = reserved_and_silent
+    desk.ledger.before = gone
+    with pytest.raises(OutcomeUnknown):
+        await desk.submit("mine")
+    order = only_order(desk)
+    desk.ledger.before = lambda _: None
+    desk.risk.script = desk.reserve
+    desk.ledger.apply(RequestCancel("desk", order.order_id, "venue_silent"))
+    with pytest.raises(OutcomeUnknown):
+        await desk.submit("mine")
+    desk.ledger.apply(report(ReportKind.CANCELED, order, 1, reason="unknown_order"))
+    outcome = await desk.submit("mine")
+    assert isinstance(outcome, Rejected)
+    assert (outcome.order_id, outcome.reason) == (order.order_id, "unknown_order")
+    assert desk.venue.sent == []
 
 
 @pytest.mark.parametrize(("connected", "error"), [(True, ResourceExhausted), (False, Unavailable)])
