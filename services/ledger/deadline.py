@@ -12,7 +12,7 @@ _AWAITING: Final = frozenset({OrderState.PENDING_NEW, OrderState.PENDING_CANCEL,
 
 def due_ns(order: Order) -> int | None:
     """Nanoseconds since the epoch at which `order` is overdue; None when it waits for nothing."""
-    if not order.counts_as_open:
+    if not order.is_open or order.state is OrderState.WAITING:
         return None
     if order.state in _AWAITING:
         return order.updated_ns + GRACE_NS

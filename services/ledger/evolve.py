@@ -80,7 +80,7 @@ def _reserved(account: Account, _: Order | None, event: e.Reserved, now_ns: int)
     order = event.order
     position = account.position(order.symbol).with_reserved(order, order.reserved_quantity)
     changes = _holding(account, position)
-    if order.counts_as_open:
+    if order.state is not OrderState.WAITING:
         changes["open_orders"] = account.open_orders + 1
     return changes, order if order.updated_ns == now_ns else replace(order, updated_ns=now_ns)
 
@@ -127,7 +127,7 @@ def _filled(account: Account, order: Order | None, event: e.Filled, now_ns: int)
         account, position.with_fill(event.side, event.quantity, event.price, event.fee, order, released)
     )
     changes["cash"] = cash
-    if ended and order.counts_as_open:
+    if ended and order.state is not OrderState.WAITING:
         changes["open_orders"] = account.open_orders - 1
     return changes, changed(order, after)
 
@@ -135,7 +135,7 @@ def _filled(account: Account, order: Order | None, event: e.Filled, now_ns: int)
 def _ended(account: Account, order: Order | None, event: e.Ended, now_ns: int) -> _Evolved:
     order = _known(order)
     changes = _holding(account, account.position(order.symbol).with_reserved(order, -order.reserved_quantity))
-    if order.counts_as_open:
+    if order.state is not OrderState.WAITING:
         changes["open_orders"] = account.open_orders - 1
     return changes, replace(
         order,

@@ -82,9 +82,7 @@ def transition(
         events, outcome = abandon_group(account, others, command, now_ns)
     else:
         events, outcome = _DECIDERS[type(command)](account, order, command, now_ns)
-    known = {**others}
-    if order is not None:
-        known[order.order_id] = order
+    known = others if order is None else {**others, order.order_id: order}
     changed: dict[str, Order] = {}
     account = _fold(account, known, events, changed, now_ns)
     if order is not None and order.group is not None and order.order_id in changed:

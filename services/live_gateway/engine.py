@@ -13,6 +13,7 @@ from typing import Final
 from services.ledger.numbers import ZERO
 from services.ledger.order import TERMINAL, OrderState, Side, Terms, TimeInForce
 from services.live_gateway.book import Book, OwnLimits, Timetable
+from services.live_gateway.decisions import Decisions
 from services.live_gateway.memory import OrderMemory
 from services.live_gateway.orders import (
     AT_ONCE,
@@ -20,10 +21,8 @@ from services.live_gateway.orders import (
     Changes,
     Position,
     Reason,
-    Report,
     ReportKind,
     SeenOrder,
-    Trade,
     WorkingOrder,
 )
 from services.live_gateway.rules import (
@@ -56,13 +55,11 @@ class Engine:
 
     def __init__(self, venue: str, rules: Rules, memory: OrderMemory, next_number: int = 1) -> None:
         """`venue` and a number make an exec id; the pair is used once, so `next_number` is journaled."""
-        self._venue = venue
         self._rules = rules
         self._memory = memory
         self._timetable = Timetable()
         self._arrivals = 0
-        self._changes = Changes()
-        self.next_number = next_number
+        self._told = Decisions(venue, next_number)
         self.books: Final = {symbol: Book() for symbol in rules.instruments}
         self._own_limits: Final[dict[tuple[str, str], OwnLimits]] = {}
         self.working: Final[dict[str, WorkingOrder]] = {}
@@ -89,18 +86,22 @@ class Engine:
 
     def take_changes(self) -> Changes:
         """What happened since the last call. To be journaled whole before any of it is told."""
-        changes, self._changes = self._changes, Changes()
-        return changes
+        return self._told.take()
+
+    @property
+    def next_number(self) -> int:
+        """Of the next exec id; to be journaled."""
+        return self._told.next_number
 
     @property
     def undisclosed(self) -> int:
         """Decisions that `take_changes` will return."""
-        return len(self._changes.decisions)
+        return len(self._told.changes.decisions)
 
     @property
     def unjournaled(self) -> int:
         """Records of seen orders that `take_changes` will return."""
-        return len(self._changes.seen)
+        return len(self._told.changes.seen)
 
     def next_ns(self) -> int | None:
         """When `advance` has to be called next; None: not before something else happens."""
@@ -162,10 +163,12 @@ class Engine:
         if seen is None or seen.state not in TERMINAL:
             seen = SeenOrder(OrderState.CANCELED, ZERO if seen is None else seen.cumulative, cancels=number)
             self._remember(order_id, seen)
-            self._answer(ReportKind.CANCELED, account, order_id, number, now_ns, Reason.UNKNOWN_ORDER, seen)
+            self._told.answer(
+                ReportKind.CANCELED, account, order_id, number, now_ns, Reason.UNKNOWN_ORDER, seen
+            )
         elif number > seen.cancels:
             self._remember(order_id, replace(seen, cancels=number))
-            self._answer(ReportKind.CANCEL_REJECTED, account, order_id, number, now_ns, seen.state, seen)
+            self._told.answer(ReportKind.CANCEL_REJECTED, account, order_id, number, now_ns, seen.state, seen)
 
     def amend(self, account: str, order_id: str, revision: int, terms: Terms, now_ns: int) -> None:
         """New terms for an order; a revision that was answered changes nothing."""
@@ -173,18 +176,18 @@ class Engine:
         if order is None:
             kind, seen = ReportKind.REPLACE_REJECTED, self._memory.recall(order_id)
             if seen is None:
-                self._answer(kind, account, order_id, revision, now_ns, Reason.UNKNOWN_ORDER, None)
+                self._told.answer(kind, account, order_id, revision, now_ns, Reason.UNKNOWN_ORDER, None)
             elif revision > seen.revision:
                 self._remember(order_id, replace(seen, revision=revision))
-                self._answer(kind, account, order_id, revision, now_ns, seen.state, seen)
+                self._told.answer(kind, account, order_id, revision, now_ns, seen.state, seen)
             return
         if revision <= order.revision:
             return
         order.revision = revision
         refusal = self._replace_refusal(order, terms, now_ns)
         if refusal is not None:
-            self._changes.touched[order_id] = order
-            self._report(
+            self._told.changes.touched[order_id] = order
+            self._told.report(
                 order, ReportKind.REPLACE_REJECTED, now_ns, order.state, revision, refusal, order.leaves
             )
             return
@@ -192,7 +195,7 @@ class Engine:
         order.passive = False
         order.slices = 0
         order.due_ns = 0
-        self._report(order, ReportKind.REPLACED, now_ns, order.state, revision, "", order.leaves)
+        self._told.report(order, ReportKind.REPLACED, now_ns, order.state, revision, "", order.leaves)
         self._work(order, now_ns, entering=True)
 
     def mark(self, symbol: str, price: Decimal, now_ns: int) -> None:
@@ -201,7 +204,7 @@ class Engine:
         if book is None:
             return
         book.mark, book.mark_ns = price, now_ns
-        self._changes.marks[symbol] = (price, now_ns)
+        self._told.changes.marks[symbol] = (price, now_ns)
         for order in book.take_reached(price):
             if order.working:  # what another one's trade has ended meanwhile is not looked at
                 self._work(order, now_ns)
@@ -315,26 +318,7 @@ class Engine:
         order.slices += 1
         leaves = order.leaves
         charged = fee(quantity, price, liquidity, self._rules)
-        changes = self._changes
-        status = OrderState.PARTIALLY_FILLED if leaves else OrderState.FILLED
-        changes.decisions.append(
-            Trade(
-                self._exec_id(),
-                now_ns,
-                order.account,
-                order.order_id,
-                order.symbol,
-                order.side,
-                quantity,
-                price,
-                charged,
-                liquidity,
-                order.revision,
-                status,
-                order.cumulative,
-                leaves,
-            )
-        )
+        self._told.trade(order, quantity, price, charged, liquidity, now_ns)
         key = (order.account, order.symbol)
         position = self.positions.get(key)
         if position is None:
@@ -344,7 +328,7 @@ class Engine:
         position.value += signed * price
         position.fees += charged
         position.trades += 1
-        changes.positions.add(key)
+        self._told.changes.positions.add(key)
         if not leaves:
             self._finish(order, OrderState.FILLED)
         sibling = self.working.get(order.sibling) if order.sibling else None
@@ -365,8 +349,8 @@ class Engine:
             if order.expire_ns:
                 self._timetable.expires(order)
             if not order.cumulative:
-                self._report(order, ReportKind.ACCEPTED, now_ns, OrderState.NEW, leaves=order.leaves)
-        self._changes.touched[order.order_id] = order
+                self._told.report(order, ReportKind.ACCEPTED, now_ns, OrderState.NEW, leaves=order.leaves)
+        self._told.changes.touched[order.order_id] = order
         self._file(order)
 
     def _file(self, order: WorkingOrder) -> None:
@@ -401,7 +385,7 @@ class Engine:
         answered: int = 0,
     ) -> None:
         """Ends the order other than by execution, and reports it."""
-        self._report(order, _END_KINDS[state], now_ns, state, answered, reason)
+        self._told.report(order, _END_KINDS[state], now_ns, state, answered, reason)
         self._finish(order, state)
 
     def _finish(self, order: WorkingOrder, state: OrderState) -> None:
@@ -412,72 +396,13 @@ class Engine:
             book = self.books.get(order.symbol)
             if book is not None:
                 book.forget(order)
-            self._changes.touched.pop(order_id, None)
-            self._changes.removed.append(order_id)
+            self._told.changes.touched.pop(order_id, None)
+            self._told.changes.removed.append(order_id)
         self._remember(order_id, SeenOrder(state, order.cumulative, order.cancels, order.revision))
 
     def _remember(self, order_id: str, ended: SeenOrder) -> None:
         self._memory.remember(order_id, ended)
-        self._changes.seen[order_id] = ended
-
-    def _report(
-        self,
-        order: WorkingOrder,
-        kind: ReportKind,
-        now_ns: int,
-        status: OrderState,
-        revision: int = 0,
-        reason: Reason | str = "",
-        leaves: Decimal = ZERO,
-    ) -> None:
-        self._changes.decisions.append(
-            Report(
-                self._exec_id(),
-                now_ns,
-                order.account,
-                order.order_id,
-                kind,
-                order.symbol,
-                revision,
-                status,
-                reason,
-                order.cumulative,
-                leaves,
-            )
-        )
-
-    def _answer(
-        self,
-        kind: ReportKind,
-        account: str,
-        order_id: str,
-        revision: int,
-        now_ns: int,
-        reason: str,
-        seen: SeenOrder | None,
-    ) -> None:
-        """A report on an order that does not work; its symbol is not kept."""
-        status, cumulative = ("", ZERO) if seen is None else (seen.state, seen.cumulative)
-        self._changes.decisions.append(
-            Report(
-                self._exec_id(),
-                now_ns,
-                account,
-                order_id,
-                kind,
-                "",
-                revision,
-                status,
-                reason,
-                cumulative,
-                ZERO,
-            )
-        )
-
-    def _exec_id(self) -> str:
-        number = self.next_number
-        self.next_number = number + 1
-        return f"{self._venue}-{number}"
+        self._told.changes.seen[order_id] = ended
 
     def _fresh_mark(self, symbol: str, now_ns: int) -> Decimal | None:
         book = self.books.get(symbol)
