@@ -25,7 +25,7 @@ async def test_bracket_is_held_by_its_entry_and_each_outcome_is_told(
 ) -> None:
     exits = [reserve(account, side="sell", price=46000), stop(account)]
     answer = await reserving.call("Reserve", group("bracket", reserve(account), *exits))
-    assert (answer["approved"], answer["state"]) == (True, "pending_new")
+    assert (answer["approved"], answer["state"]) == (True, "pending_new"), answer
     assert [one["order_id"] for one in answer["group"]] == [one["order_id"] for one in exits]
     assert [one["state"] for one in answer["group"]] == ["waiting", "waiting"]
     assert answer["group"][1]["protection_price"] < 44000

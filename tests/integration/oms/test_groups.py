@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import httpx
 import pytest
 
 from services.ledger.order import Order
+from services.ledger.partition import partition_of
+from services.oms.bootstrap import Worker
 from services.oms.dispatch import Dispatch
 from tests.contract.oms.clients import InProcess, OverRest, Refusal
 from tests.integration.oms.orders import market_buy, orders_of, reserved_of, resting, until_state
@@ -45,8 +48,15 @@ def _pair(account: str, **fields: Any) -> dict[str, Any]:
     }
 
 
+async def owned_account(worker: Worker) -> str:
+    """A new account whose partition `worker` owns: it may not be the only one that runs."""
+    owned = await eventually(lambda: set(worker.owned), within_sec=20)
+    names = (f"account_{uuid.uuid4().hex[:12]}" for _ in range(10_000))
+    return next(name for name in names if partition_of(name) in owned)
+
+
 async def test_exits_activated_by_a_worker_that_dies_before_it_sends_them_are_sent_by_the_next_owner(
-    platform: OmsPlatform, account: str, monkeypatch: pytest.MonkeyPatch
+    platform: OmsPlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     platform.oms.stop()
     reached = asyncio.Event()
@@ -59,9 +69,10 @@ async def test_exits_activated_by_a_worker_that_dies_before_it_sends_them_are_se
         patched.setattr(Dispatch, "send_activated", hang)
         async with WorkerInProcess(platform) as worker:
             oms = InProcess(worker.service)
+            account = await owned_account(worker)
             answer = await oms.call("SubmitOrderGroup", _bracket(account, 52000))
             ids = [one["order_id"] for one in answer["orders"]]
-            await asyncio.wait_for(reached.wait(), 10)
+            await asyncio.wait_for(reached.wait(), 20)
             # The fill is committed, the exits are reserved, and nobody has sent them.
             for order_id in ids[1:]:
                 await until_state(oms, order_id, "pending_new")
@@ -78,7 +89,7 @@ async def test_exits_activated_by_a_worker_that_dies_before_it_sends_them_are_se
 
 
 async def test_exits_that_were_never_sent_are_sent_by_the_sweeper_and_not_canceled(
-    platform: OmsPlatform, account: str, monkeypatch: pytest.MonkeyPatch
+    platform: OmsPlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     platform.oms.stop()
     send = Dispatch.send_activated
@@ -92,6 +103,7 @@ async def test_exits_that_were_never_sent_are_sent_by_the_sweeper_and_not_cancel
     monkeypatch.setattr(Dispatch, "send_activated", lose_first)
     async with WorkerInProcess(platform) as worker:
         oms = InProcess(worker.service)
+        account = await owned_account(worker)
         answer = await oms.call("SubmitOrderGroup", _bracket(account, 52000))
         ids = [one["order_id"] for one in answer["orders"]]
         for order_id in ids[1:]:
