@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from services.risk.bootstrap import Worker
-from services.runtime.local_stack.part import Part
+from services.runtime.local_stack.part import Part, http_get
 from services.runtime.service import WorkerContext
 from tests.contract.risk.clients import InProcess, OverGrpc, OverRest, RiskClient
 from tests.integration.risk.platform import RiskPlatform, running_platform
@@ -69,7 +69,11 @@ async def _client(request: pytest.FixtureRequest, platform: RiskPlatform) -> Asy
     if way == "grpc":
         opened = OverGrpc(platform.addresses["risk"]["grpc"])
     elif way == "native":
-        opened = OverGrpc(request.getfixturevalue("native_risk").addresses["grpc"])
+        addresses = request.getfixturevalue("native_risk").addresses
+        # It may have begun after the marks that the other one has seen.
+        await platform.tick()
+        await eventually(lambda: b'"healthy"' in http_get(addresses["rest"], "/health")[1], within_sec=20)
+        opened = OverGrpc(addresses["grpc"])
     else:
         opened = OverRest(f"http://{platform.addresses['risk']['rest']}")
     yield opened
