@@ -101,7 +101,7 @@ class Account:
 
     account: str
     incarnation: str
-    """Names the life of the stored data; a rebuild begins a new one."""
+    """Names the opening of the account, as the registry of opened accounts has it."""
     opening_cash: Decimal
     cash: Decimal
     registered: bool = False

@@ -65,6 +65,13 @@ class _Envelope(msgspec.Struct):
 
 _ENVELOPES: Final = msgspec.json.Decoder(list[_Envelope])
 _POSITION_CHANGES: Final = msgspec.json.Decoder(tuple[PositionChange, ...])
+
+
+class _Numbered(msgspec.Struct):
+    event_seq: int
+
+
+_NUMBERED: Final = msgspec.json.Decoder(_Numbered)
 _ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
 
 
@@ -147,6 +154,11 @@ def encode_head(account: Account) -> bytes:
 
 def decode_account(head: bytes, positions: Iterable[Position]) -> Account:
     return replace(_ACCOUNT.decode(head), positions={p.symbol: p for p in positions})
+
+
+def decode_event_number(head: bytes) -> int:
+    """Number of the account's last event, from its head."""
+    return _NUMBERED.decode(head).event_seq
 
 
 def encode_position(position: Position) -> bytes:

@@ -129,6 +129,14 @@ server.register_function('trade2026_project_@VERSION@', function(keys, args)
   return 1
 end)
 
+-- KEYS: watermark. ARGV: sequence. A watermark only rises.
+server.register_function('trade2026_relayed_@VERSION@', function(keys, args)
+  local known = server.call('GET', keys[1])
+  if known and tonumber(known) >= tonumber(args[1]) then return 0 end
+  server.call('SET', keys[1], args[1])
+  return 1
+end)
+
 -- KEYS: lease, fence counter. ARGV: worker, milliseconds. Takes a free lease or renews one's own; answers
 -- its fencing number, or 0 when another worker holds it.
 server.register_function('trade2026_lease_@VERSION@', function(keys, args)

@@ -118,9 +118,12 @@ class Committing:
         refusals = 0
         while batch:
             self._drop_late(batch)
+            life = self._store.continuity.life
             try:
                 copy = await self._ready(slot, batch)
                 if copy is None:
+                    continue
+                if self._store.continuity.life != life:
                     continue
                 if await self._commit(slot, copy, batch):
                     return
@@ -141,7 +144,12 @@ class Committing:
                 del batch[half:]
 
     def _drop_late(self, batch: list[Item]) -> None:
-        """Fails the commands whose time is up."""
+        """Fails the commands whose time is up, or whose life of the data is over."""
+        life = self._store.continuity.life
+        stale = [item for item in batch if item.life and item.life != life]
+        if stale:
+            fail(stale, LedgerUnavailable("the data may have lost what came before"))
+            batch[:] = [item for item in batch if not item.life or item.life == life]
         now = self._loop.time()
         late = [item for item in batch if item.deadline <= now]
         if late:
@@ -161,6 +169,7 @@ class Committing:
         """A copy on which `batch` can be computed; None when everything has to be looked at again."""
         if not batch:
             return None
+        await self._store.continuity.ensure(self._store.keys_of(slot.account).partition)
         copy = slot.copy
         # A missing or unregistered account is never taken from memory: another worker may have opened it.
         if copy is None or not slot.fresh or copy.account is None or not copy.account.registered:

@@ -87,6 +87,7 @@ class _Wire(asyncio.Protocol):
         self._invalidated = invalidated
         self._transport: asyncio.WriteTransport | None = None
         self.closed: asyncio.Future[None] = self._loop.create_future()
+        self.life = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.WriteTransport, transport)
@@ -164,7 +165,8 @@ class Connection:
     """A connection that keeps itself up: broken ones are replaced, requests are never repeated.
 
     `prepare` holds the requests of each new connection (after HELLO and SELECT); `invalidated` receives the
-    keys of tracking's invalidations, or None for all of them and at each loss of the connection.
+    keys of tracking's invalidations, or None for all of them and at each loss of the connection. `life` tells
+    from the answers to `prepare` in which life of its data the server is.
     """
 
     def __init__(
@@ -173,10 +175,14 @@ class Connection:
         *,
         prepare: Sequence[Sequence[Argument]] = (),
         invalidated: Callable[[Sequence[bytes] | None], None] | None = None,
+        life: Callable[[Sequence[Any]], str] | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._prepare = prepare
         self._invalidated = invalidated
+        self._life_of = life
+        self.life = ""
+        """Life of the server's data when the last connection was made; that connection cannot outlive it."""
         self._wire: _Wire | None = None
         self._up = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
@@ -255,6 +261,8 @@ class Connection:
         requests += self._prepare
         futures = [wire.request(_pack(parts), None) for parts in requests]
         answers = await asyncio.gather(*futures, return_exceptions=True)
+        if self._life_of is not None and not isinstance(answers[-1], BaseException):
+            wire.life = self._life_of(answers)
         for answer in answers:
             # A library of functions that is there already is what was asked for.
             if isinstance(answer, BaseException) and "already exists" not in str(answer):
@@ -263,6 +271,7 @@ class Connection:
     def _install(self, wire: _Wire) -> None:
         if not wire.closed.done():
             self._wire = wire
+            self.life = wire.life
             self._up.set()
 
     def _lost(self, wire: _Wire) -> None:

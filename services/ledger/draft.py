@@ -7,9 +7,10 @@ from typing import Final
 from services.ledger import commands as c
 from services.ledger.account import Account
 from services.ledger.commands import Command, Outcome
-from services.ledger.events import Denied, Ended, Event, Filled, PositionAdjusted, Reserved
+from services.ledger.events import Event, Filled, PositionAdjusted
+from services.ledger.journal import FoldedAccount, client_change, is_tombstone
 from services.ledger.order import Order
-from services.ledger.transition import NO_ORDERS, named_order, transition
+from services.ledger.transition import NO_ORDERS, event_order, named_order, transition
 
 ORDERS_KEPT: Final = 64
 """Records that an account's copy holds at most between two commits."""
@@ -97,6 +98,22 @@ class Draft:
         for event in step.events:
             self._note_client(event)
 
+    @classmethod
+    def restoring(cls, copy: Copy, folded: FoldedAccount, order_ids: Iterable[str], now_ns: int) -> "Draft":
+        """Writes a folded account and some of its orders as they are, without events.
+
+        `copy` is what of the account is written already.
+        """
+        draft = cls(copy, now_ns)
+        draft.account = folded.account
+        for order_id in order_ids:
+            order = draft.orders[order_id] = folded.orders[order_id]
+            draft.before[order_id] = None
+            if order.client_order_id:
+                draft.clients[order.client_order_id] = folded.clients.get(order.client_order_id)
+        draft.tombstones = folded.tombstones & draft.orders.keys()
+        return draft
+
     def filled_symbols(self) -> dict[str, int]:
         """Symbols whose position changed, with the place of the last such event within the batch."""
         return {
@@ -146,15 +163,13 @@ class Draft:
         return self.orders.get(order_id) or self.copy.orders.get(order_id)
 
     def _note_client(self, event: Event) -> None:
-        if isinstance(event, Denied) and event.abandoned:
-            self.tombstones.add(event.order.order_id)
-        elif isinstance(event, Ended) and event.abandoned:
-            client_id = self.orders[event.order_id].client_order_id
-            if client_id:
-                self.clients[client_id] = None
+        if is_tombstone(event):
+            self.tombstones.add(event_order(event))
+        client_id, holder = client_change(event, self.orders.get(event_order(event)))
+        if client_id:
+            self.clients[client_id] = holder
+            if holder is None:
                 self.forgotten.add(client_id)
-        elif isinstance(event, (Reserved, Denied)) and event.order.client_order_id:
-            self.clients[event.order.client_order_id] = event.order.order_id
 
 
 def named(commands: Iterable[Command], copy: Copy) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from services.ledger.account import Account
 from services.ledger.codec import Commit
-from services.ledger.events import Event
+from services.ledger.events import Denied, Ended, Event, Reserved
 from services.ledger.numbers import plain
 from services.ledger.order import Order
 from services.ledger.transition import event_order, evolve
@@ -39,6 +39,25 @@ class FoldedAccount:
 
     account: Account
     orders: dict[str, Order] = field(default_factory=dict)
+    tombstones: set[str] = field(default_factory=set)
+    """Ids of orders that were given up before their reservation came."""
+    clients: dict[str, str] = field(default_factory=dict)
+    """Order ids by client order id."""
+
+
+def is_tombstone(event: Event) -> bool:
+    """Whether the event's order exists only for a late reservation to meet."""
+    return isinstance(event, Denied) and event.abandoned
+
+
+def client_change(event: Event, order: Order | None) -> tuple[str, str | None]:
+    """A client order id and the order that holds it after `event`; None: it is free again, because its order
+    was given up (a time-out is no outcome). An empty id: nothing changes. `order` is the event's order."""
+    if isinstance(event, Ended) and event.abandoned:
+        return (order.client_order_id if order is not None else ""), None
+    if isinstance(event, (Reserved, Denied)) and not is_tombstone(event):
+        return event.order.client_order_id, event.order.order_id
+    return "", None
 
 
 class Journal:
@@ -69,6 +88,13 @@ class Journal:
             held.account = account
             if order is not None:
                 held.orders[order.order_id] = order
+            if is_tombstone(event):
+                held.tombstones.add(event_order(event))
+            client_id, holder = client_change(event, order)
+            if client_id and holder is None:
+                held.clients.pop(client_id, None)
+            elif client_id and holder is not None:
+                held.clients[client_id] = holder
             steps.append(Step(seq, commit.time_ns, event, account, order))
         return steps
 

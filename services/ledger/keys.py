@@ -8,6 +8,9 @@ from services.ledger.partition import PARTITIONS, partition_of
 IDENTITY: Final = "ledger:identity"
 """Hash: `id`, `partitions`, and `stream:<name>` = when a stream that the data counts on was created."""
 
+LIFE: Final = "ledger:life"
+"""String: names the last rebuild; a server that restarts, or is rebuilt, begins another life of the data."""
+
 TOKEN: Final = "token"
 HEAD: Final = "head"
 SYMBOL_PREFIX: Final = "s:"
@@ -87,6 +90,21 @@ def ended(partition: int) -> str:
 def checkpoint(partition: int) -> str:
     """String: sequence in EXECUTIONS up to which every report of the partition is committed."""
     return f"checkpoint:{tag(partition)}"
+
+
+def relayed(partition: int) -> str:
+    """String: sequence in LEDGER up to which every message of the partition is part of the stored state."""
+    return f"relayed:{tag(partition)}"
+
+
+def proven(partition: int) -> str:
+    """String: the life of the data in which the partition was found to be no older than LEDGER."""
+    return f"proven:{tag(partition)}"
+
+
+def rebuilding(partition: int) -> str:
+    """String: name of the rebuild that is writing the partition; nothing of it may be used."""
+    return f"rebuilding:{tag(partition)}"
 
 
 def lease(partition: int) -> str:

@@ -11,6 +11,7 @@ from services.ledger.client_leases import ClientLeases
 from services.ledger.commands import Command, Outcome
 from services.ledger.committing import Committing
 from services.ledger.connection import Endpoint
+from services.ledger.continuity import JournalTail
 from services.ledger.draft import Copy
 from services.ledger.errors import (
     LedgerError,
@@ -39,7 +40,9 @@ ACCOUNTS_KEPT: Final = 20_000
 class Ledger:
     """The accounts as one worker sees and changes them. Made by `open`."""
 
-    def __init__(self, options: LedgerOptions, registry: AccountRegistry, clock: Clock) -> None:
+    def __init__(
+        self, options: LedgerOptions, registry: AccountRegistry, journal: JournalTail, clock: Clock
+    ) -> None:
         self._options = options
         self._slots: dict[str, Slot] = {}
         self._loop = asyncio.get_running_loop()
@@ -47,6 +50,7 @@ class Ledger:
             Endpoint.parse(options.url, options.db, options.socket_timeout),
             options.partitions,
             self._on_invalidation,
+            journal,
             options.remembered_denials,
         )
         self._opening = Opening(registry, clock, lambda: self._options.opening_cash)
@@ -59,13 +63,18 @@ class Ledger:
         """Names the stored data: two services that answer for the same accounts see the same one."""
 
     @classmethod
-    async def open(cls, options: LedgerOptions, registry: AccountRegistry, clock: Clock) -> "Ledger":
+    async def open(
+        cls, options: LedgerOptions, registry: AccountRegistry, journal: JournalTail, clock: Clock
+    ) -> "Ledger":
         """Connects, and refuses a server that does not keep its word.
+
+        A store that does not continue its journal is no reason to fail: its accounts are denied
+        (`LedgerUnavailable`) until it does.
 
         Raises `LedgerUnavailable`, `UnsafeValkey` or `ForeignLedger`.
         """
         install_context()
-        ledger = cls(options, registry, clock)
+        ledger = cls(options, registry, journal, clock)
         try:
             await ledger._store.open()
             await require_safe(ledger._store.reads, allow_unsafe=options.allow_unsafe)
@@ -85,20 +94,26 @@ class Ledger:
         await asyncio.gather(*at_work, return_exceptions=True)
         await self._store.close()
 
-    def submit(self, command: Command, timeout: float = 1.0) -> "asyncio.Future[Outcome]":
+    @property
+    def life(self) -> str:
+        """Names the life of the stored data: another one may have lost what was committed before."""
+        return self._store.continuity.life
+
+    def submit(self, command: Command, timeout: float = 1.0, life: str = "") -> "asyncio.Future[Outcome]":
         """Enqueues `command`; the future has its outcome once a commit that contains it was answered.
 
         Fails with `LedgerUnavailable` when it was certainly not applied, `CommitUnknown` when that is open
-        after `timeout` seconds, or what the command itself raised (its `assess`, say). `timeout` bounds the
-        tries: the last one may take `socket_timeout` longer. Cancelling the future does not take the command
-        back.
+        after `timeout` seconds, or what the command itself raised (its `assess`, say). A command that counts
+        on earlier ones names the `life` in which they were committed, and fails in any other. `timeout`
+        bounds the tries: the last one may take `socket_timeout` longer. Cancelling the future does not take
+        the command back.
         """
         future: asyncio.Future[Outcome] = self._loop.create_future()
         if self._closing:
             future.set_exception(LedgerUnavailable("the ledger is closing"))
             return future
         slot = self._slot(command.account)
-        slot.waiting.append(Item(command, future, self._loop.time() + timeout))
+        slot.waiting.append(Item(command, future, self._loop.time() + timeout, life))
         if slot.runner is None:
             slot.runner = self._loop.create_task(self._committing.run(slot))
         return future
@@ -173,9 +188,10 @@ class Ledger:
         """Sequence in EXECUTIONS up to which every report of the partition is committed; 0 at first."""
         return await self._reading.checkpoint(partition)
 
-    async def set_checkpoint(self, partition: int, sequence: int) -> None:
-        """Records the checkpoint; repeating reports after an older one is harmless."""
-        await self._reading.set_checkpoint(partition, sequence)
+    async def set_checkpoint(self, partition: int, sequence: int, life: str) -> None:
+        """Records the checkpoint of what was committed in `life`; repeating reports after an older one is
+        harmless. Raises `LedgerUnavailable`, also in another life."""
+        await self._reading.set_checkpoint(partition, sequence, life)
 
     async def bind_stream(self, name: str, created: str) -> None:
         """Ties the data to the stream whose sequence numbers it holds.
@@ -189,6 +205,13 @@ class Ledger:
         """Raises `LedgerUnavailable` unless the server answers on the connection that commits use."""
         try:
             await self._store.commits.request("PING")
+        except (NotConnected, Unanswered, RequestRefused) as error:
+            raise LedgerUnavailable(str(error)) from error
+
+    async def check(self) -> None:
+        """Raises `LedgerUnavailable` unless every partition can be used: for health."""
+        try:
+            await self._store.continuity.ensure_all()
         except (NotConnected, Unanswered, RequestRefused) as error:
             raise LedgerUnavailable(str(error)) from error
 

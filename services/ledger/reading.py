@@ -50,6 +50,7 @@ class Reading:
         return (await self._records(account, [order_id]))[0]
 
     async def order_by_client_id(self, account: str, client_order_id: str) -> Order | None:
+        await self._ensure(self._store.keys_of(account).partition)
         holder = await self._request("GET", self._store.keys_of(account).client_prefix + client_order_id)
         if holder is None:
             return None
@@ -58,6 +59,7 @@ class Reading:
 
     async def orders(self, account: str, page_size: int, page_token: str, open_only: bool) -> OrderPage:
         held = self._store.keys_of(account)
+        await self._ensure(held.partition)
         index = held.open if open_only else held.index
         found: list[Order] = []
         before = f"({page_token}" if page_token else "+"
@@ -76,6 +78,7 @@ class Reading:
         return OrderPage(page, page[-1].order_id if len(found) > page_size else "")
 
     async def open_orders(self, account: str) -> tuple[Order, ...]:
+        await self._ensure(self._store.keys_of(account).partition)
         ids = _texts(await self._request("ZRANGE", self._store.keys_of(account).open, 0, -1))
         found: list[Order] = []
         for start in range(0, len(ids), _OPEN_PAGE):
@@ -84,6 +87,7 @@ class Reading:
         return tuple(found)
 
     async def due(self, partition: int, now_ns: int, limit: int) -> tuple[Order, ...]:
+        await self._ensure(partition)
         key = keys.deadline(partition)
         ids = _texts(
             await self._request("ZRANGE", key, "-inf", now_ns // 1_000_000, "BYSCORE", "LIMIT", 0, limit)
@@ -125,13 +129,25 @@ class Reading:
         return retired
 
     async def checkpoint(self, partition: int) -> int:
+        await self._ensure(partition)
         return int(await self._request("GET", keys.checkpoint(partition)) or 0)
 
-    async def set_checkpoint(self, partition: int, sequence: int) -> None:
+    async def set_checkpoint(self, partition: int, sequence: int, life: str) -> None:
+        if self._store.reads.life != life:
+            raise LedgerUnavailable("the data may have lost what came before")
         await self._request("SET", keys.checkpoint(partition), sequence)
 
+    async def _ensure(self, partition: int) -> None:
+        """Returns when the partition may be shown."""
+        try:
+            await self._store.continuity.ensure(partition)
+        except (NotConnected, Unanswered, RequestRefused) as error:
+            raise LedgerUnavailable(str(error)) from error
+
     async def _records(self, account: str, order_ids: Sequence[str]) -> list[Order | None]:
-        prefix = self._store.keys_of(account).order_prefix
+        held = self._store.keys_of(account)
+        await self._ensure(held.partition)
+        prefix = held.order_prefix
         records = await self._request("MGET", *(prefix + order_id for order_id in order_ids))
         return [read_order(record, account) for record in records]
 

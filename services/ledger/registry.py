@@ -61,6 +61,15 @@ class KvAccountRegistry:
             raise _unreadable(error) from error
         return _registration(account, entry.value, entry.revision)
 
+    async def names(self) -> list[str]:
+        """Every account that has an entry. Raises `LedgerUnavailable`."""
+        try:
+            return await self._bucket.keys()
+        except nats.js.errors.NoKeysError:
+            return []
+        except (nats.errors.Error, TimeoutError, OSError) as error:
+            raise _unreadable(error) from error
+
     async def begin(self, account: str) -> Registration:
         """See `AccountRegistry.begin`."""
         try:

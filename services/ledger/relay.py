@@ -4,27 +4,34 @@ Commits of one account leave in their order, one message in flight; what queues 
 the next message. Accounts do not wait for each other. A message that was not acknowledged is published again
 under the same id, and an entry leaves the outbox only after everything that follows from it was done, so that
 a crash between two steps repeats a step and never skips one.
+
+What was read belongs to one life of the store (see `continuity`): when the connection breaks, it is
+forgotten, and reading begins again with the oldest entry once the store is known to continue LEDGER. Commits
+that the store has lost are not published behind its back.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 import nats.errors
 
 from services.ledger import codec, keys
 from services.ledger.connection import Connection, Endpoint
-from services.ledger.errors import NotConnected, RequestRefused, Unanswered
+from services.ledger.continuity import LIFE_REQUESTS, Continuity, JournalTail, life_of
+from services.ledger.errors import LedgerError, NotConnected, RequestRefused, Unanswered
 from services.ledger.events import Activated
 from services.ledger.order import Order
 from services.ledger.partition import PARTITIONS
 from services.ledger.positions import Positions
-from services.ledger.store import LOAD_LIBRARY, load_if_lost
+from services.ledger.store import LOAD_LIBRARY, function, load_if_lost
 from services.runtime.publisher import PubAck, PublishError
 from services.runtime.telemetry import counter, gauge, get_logger
+
+T = TypeVar("T")
 
 _log = get_logger("ledger.relay")
 _backlog = gauge("ledger_relay_backlog", "Commits read from the outbox and not yet carried to LEDGER")
@@ -33,6 +40,7 @@ _retries = counter("ledger_relay_retries", "Steps of the relay that had to be re
 _BLOCK_MS: Final = 200
 _READ_COUNT: Final = 256
 _TRIM_INTERVAL: Final = 0.05
+_BEGIN_WAIT: Final = 0.1
 _RETRY_WAIT: Final = 0.05
 _RETRY_WAIT_MAX: Final = 1.0
 _ACTIVATED: Final = b'"activated":'
@@ -79,6 +87,8 @@ class _Entry:
     head: _Head
     envelope: bytes
     positions: bytes | None
+    sequence: int = 0
+    """Of its message in LEDGER."""
     done: bool = False
 
 
@@ -93,7 +103,14 @@ class _Owned:
         self.queues: dict[str, deque[_Entry]] = {}
         self.carriers: set[asyncio.Task[None]] = set()
         self.trim_to: bytes | None = None
+        self.relayed = 0
+        """Highest sequence in LEDGER of what lies before the trim point."""
         self.active = True
+        self.life = ""
+        """The life of the store that is read; empty: not begun."""
+        self.session = 0
+        """Rises whenever reading begins again."""
+        self.beginning: asyncio.Task[None] | None = None
 
 
 Activate = Callable[[Sequence[Order]], Awaitable[object]]
@@ -109,6 +126,7 @@ class Relay:
         publisher: JournalPublisher,
         positions: Positions,
         activate: Activate,
+        journal: JournalTail,
     ) -> None:
         self._options = options
         self._publisher = publisher
@@ -121,8 +139,16 @@ class Relay:
         self._queued = 0
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         blocking = Endpoint.parse(options.url, options.db, 1.0 + _BLOCK_MS / 1000)
-        self._reader = Connection(blocking)
-        self._writer = Connection(Endpoint.parse(options.url, options.db), prepare=(LOAD_LIBRARY,))
+        self._reader = Connection(
+            blocking, prepare=LIFE_REQUESTS, life=life_of, invalidated=self._on_disconnected
+        )
+        self._writer = Connection(
+            Endpoint.parse(options.url, options.db),
+            prepare=(LOAD_LIBRARY, *LIFE_REQUESTS),
+            life=life_of,
+            invalidated=self._on_disconnected,
+        )
+        self._continuity = Continuity(self._writer, options.partitions, journal)
 
     @property
     def backlog(self) -> int:
@@ -131,8 +157,8 @@ class Relay:
 
     async def acquired(self, partition: int, fence: int) -> None:
         """Starts with the oldest entry of the partition's outbox."""
-        self._owned[partition] = _Owned(partition)
-        self._changed.set()
+        owned = self._owned[partition] = _Owned(partition)
+        self._begin_soon(owned)
 
     async def lost(self, partition: int) -> None:
         """Ends the partition's carriers. What they had not finished is repeated by the next owner."""
@@ -140,9 +166,10 @@ class Relay:
         if owned is None:
             return
         owned.active = False
-        for task in owned.carriers:
-            task.cancel()
-        await asyncio.gather(*owned.carriers, return_exceptions=True)
+        if owned.beginning is not None:
+            owned.beginning.cancel()
+            await asyncio.gather(owned.beginning, return_exceptions=True)
+        await self._end_carriers(owned)
         self._count(-sum(not entry.done for entry in owned.entries))
         try:
             await self._trim(owned)
@@ -175,15 +202,69 @@ class Relay:
         await self._reader.close()
         await self._writer.close()
 
+    def _on_disconnected(self, _: object) -> None:
+        """What was read may be lost in the store that comes back."""
+        for owned in self._owned.values():
+            owned.life = ""
+            for task in owned.carriers:
+                task.cancel()
+            self._begin_soon(owned)
+
+    def _begin_soon(self, owned: _Owned) -> None:
+        if owned.active and owned.beginning is None:
+            task = asyncio.create_task(self._begin(owned), name=f"relay {owned.partition}")
+            owned.beginning = task
+            task.add_done_callback(lambda task: self._begun(owned, task))
+
+    def _begun(self, owned: _Owned, task: "asyncio.Task[None]") -> None:
+        owned.beginning = None
+        self._note_failure(task)
+        if not task.cancelled() and not owned.life:
+            # The connection broke again in the meantime.
+            self._begin_soon(owned)
+
+    async def _begin(self, owned: _Owned) -> None:
+        """Starts with the oldest entry, once the partition may be used."""
+        told = ""
+        while True:
+            await self._end_carriers(owned)
+            self._count(-sum(not entry.done for entry in owned.entries))
+            owned.entries.clear()
+            owned.queues = {}
+            owned.cursor, owned.trim_to, owned.relayed = b"0-0", None, 0
+            owned.session += 1
+            try:
+                await self._continuity.ensure(owned.partition)
+            except LedgerError as error:
+                if str(error) != told:
+                    told = str(error)
+                    _log.warning("partition not relayed", partition=owned.partition, error=told)
+            life = self._reader.life
+            if (
+                self._reader.connected
+                and self._continuity.holds(owned.partition)
+                and life == self._continuity.life
+            ):
+                owned.life = life
+                self._changed.set()
+                return
+            await asyncio.sleep(_BEGIN_WAIT)
+
+    async def _end_carriers(self, owned: _Owned) -> None:
+        for task in owned.carriers:
+            task.cancel()
+        await asyncio.gather(*owned.carriers, return_exceptions=True)
+
     async def _read_all(self) -> None:
         while True:
             await self._room.wait()
-            owned = list(self._owned.values())
+            owned = [one for one in self._owned.values() if one.life]
             if not owned:
                 self._changed.clear()
-                if not self._owned:
+                if not any(one.life for one in self._owned.values()):
                     await self._changed.wait()
                 continue
+            sessions = [one.session for one in owned]
             try:
                 answer = await self._reader.request(
                     "XREAD", "COUNT", _READ_COUNT, "BLOCK", _BLOCK_MS, "STREAMS",
@@ -197,13 +278,15 @@ class Relay:
                 await asyncio.sleep(_RETRY_WAIT)
                 continue
             if answer:
-                by_name = {o.outbox.encode(): o for o in owned}
+                by_name = {
+                    o.outbox.encode(): (o, session) for o, session in zip(owned, sessions, strict=True)
+                }
                 for name, found in answer.items() if isinstance(answer, dict) else answer:
-                    self._take(by_name[name], found)
+                    one, session = by_name[name]
+                    if one.active and one.life and one.session == session:
+                        self._take(one, found)
 
     def _take(self, owned: _Owned, found: Sequence[tuple[bytes, Sequence[bytes]]]) -> None:
-        if not owned.active:
-            return
         for entry_id, flat in found:
             owned.cursor = entry_id
             named = dict(zip(flat[::2], flat[1::2], strict=True))
@@ -223,6 +306,9 @@ class Relay:
 
     def _carried(self, owned: _Owned, task: "asyncio.Task[None]") -> None:
         owned.carriers.discard(task)
+        self._note_failure(task)
+
+    def _note_failure(self, task: "asyncio.Task[None]") -> None:
         error = None if task.cancelled() else task.exception()
         if error is not None and not self._failed.done():
             self._failed.set_exception(error)
@@ -236,28 +322,31 @@ class Relay:
             while queue and size + len(queue[0].envelope) < self._options.max_message_bytes:
                 size += len(queue[0].envelope)
                 group.append(queue.popleft())
-            await self._publish(owned.partition, account, group)
+            sequence = await self._publish(owned.partition, account, group)
             if self._options.realtime_positions:
                 await self._show(account, group)
             for entry in group:
                 if _ACTIVATED in entry.envelope:
                     await self._send_activated(account, entry)
             for entry in group:
+                entry.sequence = sequence
                 entry.done = True
             self._count(-len(group))
             self._advance(owned)
         del owned.queues[account]
 
-    async def _publish(self, partition: int, account: str, group: Sequence[_Entry]) -> None:
+    async def _publish(self, partition: int, account: str, group: Sequence[_Entry]) -> int:
+        """Publishes the group as one message; returns its sequence in LEDGER."""
         first, last = group[0].head.seq, group[-1].head.seq
         # The id names the content: an earlier try may have been cut off at another commit.
         msg_id = f"{account}:{first}" if first == last else f"{account}:{first}-{last}"
         payload = codec.join_commits([entry.envelope for entry in group])
-        await self._until_done(
+        ack = await self._until_done(
             "ledger events are published again",
             account,
             lambda: self._publisher.publish(f"ledger.{partition}.{account}", payload, msg_id),
         )
+        return ack.sequence
 
     async def _show(self, account: str, group: Sequence[_Entry]) -> None:
         changes = {
@@ -277,13 +366,12 @@ class Relay:
         if orders:
             await self._until_done("activated orders are sent again", account, lambda: self._activate(orders))
 
-    async def _until_done(self, again: str, account: str, step: Callable[[], Awaitable[object]]) -> None:
+    async def _until_done(self, again: str, account: str, step: Callable[[], Awaitable[T]]) -> T:
         """Repeats a step until it succeeds; the first failure is worth a warning."""
         failures = 0
         while True:
             try:
-                await step()
-                return
+                return await step()
             except (*_VALKEY_ERRORS, PublishError, nats.errors.Error) as error:
                 log = _log.debug if failures else _log.warning
                 log(again, account=account, error=str(error))
@@ -296,7 +384,9 @@ class Relay:
         entries = owned.entries
         last: bytes | None = None
         while entries and entries[0].done:
-            last = entries.popleft().entry_id
+            entry = entries.popleft()
+            last = entry.entry_id
+            owned.relayed = max(owned.relayed, entry.sequence)
         if last is not None:
             milliseconds, _, number = last.partition(b"-")
             owned.trim_to = b"%s-%d" % (milliseconds, int(number) + 1)
@@ -314,8 +404,13 @@ class Relay:
 
     async def _trim(self, owned: _Owned) -> None:
         until = owned.trim_to
-        if until is not None:
-            await self._writer.request("XTRIM", owned.outbox, "MINID", until)
+        if until is not None and owned.life and owned.life == self._writer.life:
+            trimmed = self._writer.request("XTRIM", owned.outbox, "MINID", until)
+            # What was carried was committed before: the store continues LEDGER up to here.
+            noted = self._writer.request(
+                "FCALL", function("relayed"), 1, keys.relayed(owned.partition), owned.relayed
+            )
+            await asyncio.gather(trimmed, noted)
             if owned.trim_to == until:
                 owned.trim_to = None
 

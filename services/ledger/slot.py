@@ -10,15 +10,19 @@ from services.ledger.errors import CommitUnknown, LedgerError
 
 
 class Item:
-    """A command on its way. `doubtful`: a commit that contained it was not answered."""
+    """A command on its way. `doubtful`: a commit that contained it was not answered; `life`: the only life of
+    the data in which it may be committed, empty for any."""
 
-    __slots__ = ("command", "deadline", "doubtful", "future")
+    __slots__ = ("command", "deadline", "doubtful", "future", "life")
 
-    def __init__(self, command: Command, future: "asyncio.Future[Outcome]", deadline: float) -> None:
+    def __init__(
+        self, command: Command, future: "asyncio.Future[Outcome]", deadline: float, life: str = ""
+    ) -> None:
         self.command = command
         self.future = future
         self.deadline = deadline
         self.doubtful = False
+        self.life = life
 
     def resolve(self, result: Outcome | Exception) -> None:
         """Gives the caller, if it still waits, the outcome or the error."""

@@ -15,8 +15,10 @@ from typing import Any, Final
 
 from services.ledger import codec
 from services.ledger.connection import Argument, Connection, Endpoint
+from services.ledger.continuity import LIFE_REQUESTS, Continuity, JournalTail, life_of
 from services.ledger.deadline import due_ns
 from services.ledger.draft import Copy, Draft
+from services.ledger.errors import LedgerUnavailable, NotConnected
 from services.ledger.keys import AccountKeys, account_keys
 from services.ledger.order import Order, OrderState
 
@@ -54,8 +56,14 @@ _COMMIT: Final = function("commit")
 
 
 def next_token(copy: Copy, incarnation: str) -> str:
-    """A token that no other commit has ever written: `<incarnation>.<number>.<random>`."""
-    number = int(copy.token.split(".")[1]) + 1 if copy.token else 1
+    """A token that no other commit has ever written: `<incarnation>.<number>.<random>`.
+
+    The incarnation is that of the stored token; `incarnation` begins one.
+    """
+    number = 1
+    if copy.token:
+        incarnation, last, _ = copy.token.split(".")
+        number = int(last) + 1
     return f"{incarnation}.{number}.{_randomness.getrandbits(64):016x}"
 
 
@@ -67,6 +75,7 @@ class Store:
         endpoint: Endpoint,
         partitions: int,
         invalidated: Callable[[str | None], None],
+        journal: JournalTail,
         remembered_denials: int = REMEMBERED_DENIALS,
     ) -> None:
         self._partitions = partitions
@@ -74,10 +83,12 @@ class Store:
         self._invalidated = invalidated
         self.commits: Final = Connection(
             endpoint,
-            prepare=(LOAD_LIBRARY, ("CLIENT", "TRACKING", "ON", "NOLOOP")),
+            prepare=(LOAD_LIBRARY, ("CLIENT", "TRACKING", "ON", "NOLOOP"), *LIFE_REQUESTS),
             invalidated=self._on_invalidation,
+            life=life_of,
         )
-        self.reads: Final = Connection(endpoint)
+        self.reads: Final = Connection(endpoint, prepare=LIFE_REQUESTS, life=life_of)
+        self.continuity: Final = Continuity(self.commits, partitions, journal)
 
     async def open(self) -> None:
         await self.commits.open()
@@ -106,11 +117,15 @@ class Store:
         install: Callable[[Copy], None] | None,
         order_ids: Sequence[str],
     ) -> Copy:
-        """Reads an account and the named orders. `install` is called with the copy in stream order."""
+        """Reads an account and the named orders. `install` is called with the copy in stream order.
+
+        Raises what `Continuity.ensure` raises.
+        """
         held = self.keys_of(account)
+        await self.continuity.ensure(held.partition)
 
         def on_account(answer: Mapping[bytes, bytes]) -> Copy:
-            copy = read_copy(_by_field(answer), known)
+            copy = read_copy(by_field(answer), known)
             if install is not None:
                 install(copy)
             return copy
@@ -152,9 +167,12 @@ class Store:
 
         A draft without events only compares the token, unless `fenced`: then it replaces the token too, so
         that no earlier commit whose answer is missing can land any more. `named` are the orders that the
-        caller wants to see when the commit is refused.
+        caller wants to see when the commit is refused. Raises `NotConnected` when the connection is another
+        one than that which was found to be in order.
         """
         held = self.keys_of(account)
+        if not self.continuity.holds(held.partition):
+            raise NotConnected("this life of the data is not in use yet")
         after = draft.account
         token = draft.copy.token
         if after is not None and (draft.events or fenced):
@@ -171,6 +189,19 @@ class Store:
             return False
 
         return self.commits.request(*arguments, handler=on_answer)
+
+    async def restore(self, account: str, draft: Draft, incarnation: str) -> Copy:
+        """Writes a `Draft.restoring` under a token of `incarnation`; returns the account as it is then.
+
+        For a partition that a rebuild keeps out of use. Raises errors of the connection, and
+        `LedgerUnavailable` when somebody else has written the account.
+        """
+        token = next_token(draft.copy, incarnation)
+        fields = changed_fields(draft)
+        answer = await self.commits.request(*self._arguments(self.keys_of(account), draft, token, [], fields))
+        if answer != 1:
+            raise LedgerUnavailable(f"account {account} was written by somebody else during its rebuild")
+        return draft.copy.advanced(token, draft.account, fields, {})
 
     def _arguments(
         self, held: AccountKeys, draft: Draft, token: str, named: list[str], fields: Mapping[bytes, bytes]
@@ -304,7 +335,7 @@ def _stored(answer: Sequence[Any], draft: Draft, account: str, named: Sequence[s
     copy = (
         Copy(known.token, known.account, known.fields, dict(known.orders))
         if flat is None
-        else read_copy(_by_field(flat), known)
+        else read_copy(by_field(flat), known)
     )
     for order_id, record in zip(named, records, strict=True):
         copy.orders[order_id] = read_order(record, account)
@@ -318,7 +349,7 @@ def _stored(answer: Sequence[Any], draft: Draft, account: str, named: Sequence[s
     return copy
 
 
-def _by_field(answer: Any) -> dict[bytes, bytes]:
+def by_field(answer: Any) -> dict[bytes, bytes]:
     if isinstance(answer, dict):
         return answer
     return dict(zip(answer[::2], answer[1::2], strict=True))

@@ -27,6 +27,7 @@ from nats.js.kv import KeyValue
 
 from services.instruments import instruments_of
 from services.ledger.errors import ForeignLedger, LedgerUnavailable, UnsafeValkey
+from services.ledger.journal_tail import LedgerTail
 from services.ledger.ledger import Ledger, LedgerOptions
 from services.ledger.registry import KvAccountRegistry
 from services.oms.amend import Amender
@@ -146,6 +147,7 @@ class Worker:
         risk = self._settings.risk_service
         board = self.board
         board.register("valkey", critical=True, probe=self._check_valkey)
+        board.register("ledger", critical=True, probe=self._check_ledger)
         board.register("nats", critical=True, probe=self._check_nats)
         board.register("executions", critical=True)
         board.report("executions", True)
@@ -169,6 +171,11 @@ class Worker:
             raise ConnectionError("the ledger is not open")
         await self.ledger.ping()
         await self._valkey.ping()
+
+    async def _check_ledger(self) -> None:
+        if self.ledger is None:
+            raise ConnectionError("the ledger is not open")
+        await self.ledger.check()
 
     async def _check_questdb(self) -> None:
         await ping_questdb(self._questdb, self._settings.questdb.http_url)
@@ -212,6 +219,7 @@ class Worker:
             nats,
             publisher,
             ledger,
+            LedgerTail(nats),
             self._store(nats, publisher),
             archive,
             self._context.own,
@@ -284,17 +292,20 @@ class Worker:
         )
 
         async def open_ledger() -> Ledger:
-            return await Ledger.open(options, KvAccountRegistry(registry), self._clock)
+            return await Ledger.open(options, KvAccountRegistry(registry), LedgerTail(nats), self._clock)
 
         async def bind() -> None:
-            info = await nats.jetstream(timeout=2).stream_info(EXECUTIONS)
-            await ledger.bind_stream(EXECUTIONS, str(info.created))
+            for name in (EXECUTIONS, LEDGER):
+                info = await nats.jetstream(timeout=2).stream_info(name)
+                await ledger.bind_stream(name, str(info.created))
 
         try:
             ledger = await until("ledger", open_ledger, (LedgerUnavailable,))
             self._closings.append(ledger.close)
             await until(
-                "executions", bind, (LedgerUnavailable, NatsError, JetStreamError, OSError, TimeoutError)
+                "streams of the ledger",
+                bind,
+                (LedgerUnavailable, NatsError, JetStreamError, OSError, TimeoutError),
             )
         except (UnsafeValkey, ForeignLedger) as error:
             raise SettingsError(f"ledger.url: {error}") from error

@@ -11,6 +11,7 @@ from typing import Final
 from nats.js.kv import KeyValue
 
 from services.ledger.connection import Endpoint
+from services.ledger.continuity import JournalTail
 from services.ledger.errors import NotConnected
 from services.ledger.ledger import Ledger
 from services.ledger.ownership import Ownership, OwnershipOptions, PartitionListener
@@ -49,6 +50,7 @@ class OwnersWork:
         nats: NatsClient,
         publisher: Publisher,
         ledger: Ledger,
+        journal: JournalTail,
         orders_log: OrdersLogStore,
         archive: OrderArchive,
         own: Own,
@@ -77,6 +79,7 @@ class OwnersWork:
             publisher,
             self._positions,
             dispatch.send_activated,
+            journal,
         )
         self._reports = ReportConsumer(
             nats, ledger, publisher, own, fill_subject=settings.nats.fill_subject, regressed=regressed

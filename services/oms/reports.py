@@ -52,11 +52,14 @@ _log = get_logger("oms.reports")
 class Ledger(Protocol):
     """What the consumer needs of the account ledger."""
 
-    def submit(self, command: Command, timeout: float = 1.0) -> "asyncio.Future[Outcome]": ...
+    @property
+    def life(self) -> str: ...
+
+    def submit(self, command: Command, timeout: float = 1.0, life: str = "") -> "asyncio.Future[Outcome]": ...
 
     async def checkpoint(self, partition: int) -> int: ...
 
-    async def set_checkpoint(self, partition: int, sequence: int) -> None: ...
+    async def set_checkpoint(self, partition: int, sequence: int, life: str) -> None: ...
 
     async def order(self, order_id: str) -> Order | None: ...
 
@@ -93,7 +96,9 @@ class _Lane:
         self._flight = [report for report, _ in islice(self.reports, FLIGHT)]
         self._left = len(self._flight)
         # All in one turn of the loop, so that they are one commit: it happens whole or not at all.
-        self._futures = [partition.ledger.submit(report, PATIENCE_SEC) for report in self._flight]
+        self._futures = [
+            partition.ledger.submit(report, PATIENCE_SEC, partition.life) for report in self._flight
+        ]
         for future in self._futures:
             future.add_done_callback(self._landed)
 
@@ -136,6 +141,8 @@ class _Partition:
         self.consumer = consumer
         self.ledger = consumer.ledger
         self.stopped = False
+        self.life = ""
+        """Life of the ledger's data that holds what was read before; in another one it may be missing."""
         self.read = 0
         """Sequence of the last message taken from the stream."""
         self.saved = 0
@@ -152,7 +159,9 @@ class _Partition:
         """Reads and applies until cancelled."""
         while True:
             try:
+                life = self.ledger.life
                 self.read = self.saved = await self.ledger.checkpoint(self.number)
+                self.life = life
                 break
             except LedgerError as error:
                 _log.warning("checkpoint not readable", partition=self.number, error=str(error))
@@ -292,7 +301,7 @@ class _Partition:
         """Records the checkpoint, when it has moved. Raises `LedgerError`."""
         committed = self.committed
         if committed > self.saved:
-            await self.ledger.set_checkpoint(self.number, committed)
+            await self.ledger.set_checkpoint(self.number, committed, self.life)
             self.saved = committed
 
     async def stop(self) -> None:
@@ -326,6 +335,7 @@ class ReportConsumer:
         self.regressed = regressed
         self._own = own
         self._fill_subject = fill_subject
+        self._owned: set[int] = set()
         self._partitions: dict[int, _Partition] = {}
 
     def subjects(self, partition: int) -> tuple[str, ...]:
@@ -336,6 +346,10 @@ class ReportConsumer:
 
     async def acquired(self, partition: int, fence: int) -> None:
         """Starts to consume `partition`."""
+        self._owned.add(partition)
+        self._start(partition)
+
+    def _start(self, partition: int) -> None:
         if partition in self._partitions:
             return
         consumer = self._partitions[partition] = _Partition(partition, self)
@@ -343,6 +357,10 @@ class ReportConsumer:
 
     async def lost(self, partition: int) -> None:
         """Stops consuming `partition`."""
+        self._owned.discard(partition)
+        await self._stop(partition)
+
+    async def _stop(self, partition: int) -> None:
         consumer = self._partitions.pop(partition, None)
         if consumer is not None:
             await consumer.stop()
@@ -353,6 +371,16 @@ class ReportConsumer:
             await asyncio.sleep(CHECKPOINT_SEC)
             _waiting.set(sum(consumer.waiting for consumer in self._partitions.values()))
             await asyncio.gather(*(self._save(consumer) for consumer in self._partitions.values()))
+            for consumer in list(self._partitions.values()):
+                if consumer.life and consumer.life != self.ledger.life:
+                    await self._start_again(consumer.number)
+
+    async def _start_again(self, partition: int) -> None:
+        """The ledger may have lost what was committed: its checkpoint tells where to go on."""
+        _log.warning("reports are read again from the checkpoint", partition=partition)
+        await self._stop(partition)
+        if partition in self._owned:
+            self._start(partition)
 
     async def _save(self, consumer: _Partition) -> None:
         try:

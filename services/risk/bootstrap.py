@@ -26,6 +26,7 @@ from nats.js.kv import KeyValue
 from gateway_http import create_app, local
 from services.instruments import instruments_of
 from services.ledger.errors import ForeignLedger, LedgerUnavailable, UnsafeValkey
+from services.ledger.journal_tail import LedgerTail
 from services.ledger.ledger import LedgerOptions
 from services.ledger.registry import KvAccountRegistry
 from services.risk.engine import RiskEngine
@@ -46,7 +47,7 @@ from services.runtime.health import HealthBoard
 from services.runtime.http_server import serve
 from services.runtime.service import WorkerContext
 from services.runtime.settings import SettingsError
-from services.runtime.streams import ACCOUNTS_BUCKET, ensure_bucket
+from services.runtime.streams import ACCOUNTS_BUCKET, LEDGER, ensure_bucket, ensure_streams
 from services.runtime.telemetry import get_logger
 from trade2026.risk.v1 import risk_service_pb2
 from trade2026.risk.v1.risk_service_pb2_grpc import add_RiskServiceServicer_to_server
@@ -140,6 +141,7 @@ class Worker:
         self.health = HealthBoard(settings.monitoring.health_check_interval_sec)
         self.health.register("nats", critical=True, probe=_apart(self._probe_nats))
         self.health.register("valkey", critical=True, probe=_apart(self._probe_valkey))
+        self.health.register("ledger", critical=True, probe=_apart(self._probe_ledger))
         self.health.register("questdb", critical=False, probe=_apart(self._probe_questdb))
         self.health.register("history", critical=False, probe=self._history.probe)
         self.health.register("marks", critical=False, probe=self._marks.probe)
@@ -157,10 +159,12 @@ class Worker:
         if self._nats is None:
             return
         await self._marks.start(self._nats)
-        self._registry = await _unless_stopped(context, _open_registry(self._nats))
+        self._registry = await _unless_stopped(
+            context, _open_registry(self._nats, context.settings.ledger.partitions)
+        )
         if self._registry is None:
             return
-        self._ledger = await _unless_stopped(context, _open_ledger(context, self._registry))
+        self._ledger = await _unless_stopped(context, _open_ledger(context, self._nats, self._registry))
         self._engine.ledger = self._ledger
 
     async def stop(self) -> None:
@@ -185,6 +189,11 @@ class Worker:
             raise ConnectionError("the ledger is not open yet")
         await self._ledger.ping()
         await self._valkey.ping()
+
+    async def _probe_ledger(self) -> None:
+        if self._ledger is None:
+            raise ConnectionError("the ledger is not open yet")
+        await self._ledger.check()
 
     async def _probe_questdb(self) -> None:
         await self._questdb.ping()
@@ -279,24 +288,29 @@ def may_cache(settings: RiskSettings) -> bool:
     return settings.performance.cache_positions and settings.performance.cache_limits
 
 
-async def _open_registry(client: NatsClient) -> KvAccountRegistry:
+async def _open_registry(client: NatsClient, partitions: int) -> KvAccountRegistry:
     """The registry of opened accounts, waited for."""
 
     async def attempt() -> KvAccountRegistry:
-        bucket: KeyValue = await ensure_bucket(client.jetstream(timeout=_NATS_SEC), ACCOUNTS_BUCKET)
+        js = client.jetstream(timeout=_NATS_SEC)
+        # The journal that the ledger has to continue.
+        await ensure_streams(js, (LEDGER,), partitions=partitions)
+        bucket: KeyValue = await ensure_bucket(js, ACCOUNTS_BUCKET)
         return KvAccountRegistry(bucket)
 
     return await _waited_for("the registry of opened accounts", attempt, (NatsError, TimeoutError, OSError))
 
 
-async def _open_ledger(context: WorkerContext[RiskSettings], registry: KvAccountRegistry) -> RiskLedger:
+async def _open_ledger(
+    context: WorkerContext[RiskSettings], client: NatsClient, registry: KvAccountRegistry
+) -> RiskLedger:
     """The ledger, waited for. Raises `SettingsError` for one that must not be used."""
     options = ledger_options(context.settings)
     if options.allow_unsafe:
         _log.warning("a Valkey that may lose data is taken", key="ledger.allow_unsafe")
 
     async def attempt() -> RiskLedger:
-        ledger = await RiskLedger.open(options, registry, context.clock)
+        ledger = await RiskLedger.open(options, registry, LedgerTail(client), context.clock)
         assert isinstance(ledger, RiskLedger)
         return ledger
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trade2026.cli.ledger import add_commands as add_ledger_commands
+
 if TYPE_CHECKING:
     from services.runtime.local_stack.background import PartStatus
 
@@ -89,6 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     letters.add_argument("-n", "--lines", type=_positive, default=20, metavar="N", help="how many (20)")
     letters.set_defaults(command=_deadletters)
 
+    ledger = commands.add_parser("ledger", help="snapshot, rebuild or verify the account ledger")
+    add_ledger_commands(ledger, _add_place)
+
     demo = commands.add_parser("demo", help="show one order's way through a platform of its own")
     demo.set_defaults(command=_demo)
     return parser
@@ -101,10 +106,14 @@ def _command(
     summary: str,
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=summary, description=summary)
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of data and logs")
-    parser.add_argument("--port-offset", type=_offset, default=0, metavar="N", help="added to every port (0)")
+    _add_place(parser)
     parser.set_defaults(command=command)
     return parser
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of data and logs")
+    parser.add_argument("--port-offset", type=_offset, default=0, metavar="N", help="added to every port (0)")
 
 
 def _positive(text: str) -> int:

@@ -14,6 +14,7 @@ from nats.js import JetStreamContext
 from services.ledger.codec import decode_commits
 from services.ledger.connection import Endpoint
 from services.ledger.journal import FoldedAccount, Journal
+from services.ledger.journal_tail import LedgerTail
 from services.ledger.ledger import Ledger
 from services.ledger.order import Order
 from services.ledger.positions import Positions
@@ -72,6 +73,7 @@ async def carrier(
         _Deaf(publisher, unpublishable) if unpublishable else publisher,
         positions,
         activate,
+        LedgerTail(client),
     )
     await relay.open()
     stop = asyncio.Event()

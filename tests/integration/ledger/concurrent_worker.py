@@ -12,6 +12,7 @@ from decimal import Decimal
 
 from services.ledger.account import Account
 from services.ledger.commands import Approved, Command, Effect, Refused
+from services.ledger.continuity import NoJournal
 from services.ledger.errors import CommitUnknown, LedgerUnavailable
 from services.ledger.ledger import Ledger, LedgerOptions
 from services.ledger.order import Order
@@ -75,6 +76,6 @@ async def _opened(options: LedgerOptions) -> Ledger:
     """Over a bad network it may take several attempts."""
     while True:
         try:
-            return await Ledger.open(options, MemoryAccountRegistry(), SystemClock())
+            return await Ledger.open(options, MemoryAccountRegistry(), NoJournal(), SystemClock())
         except LedgerUnavailable:
             await asyncio.sleep(0.05)

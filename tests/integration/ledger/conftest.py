@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import redis
 
+from services.ledger.continuity import NoJournal
 from services.ledger.ledger import Ledger, LedgerOptions
 from services.ledger.registry import AccountRegistry, MemoryAccountRegistry
 from services.runtime.clock import SystemClock
@@ -31,7 +32,7 @@ async def open_ledger(
 
     async def open_one(*, with_registry: AccountRegistry | None = None, **options: Any) -> Ledger:
         settings = replace(LedgerOptions(url=empty_valkey.url), **options)
-        ledger = await Ledger.open(settings, with_registry or registry, SystemClock())
+        ledger = await Ledger.open(settings, with_registry or registry, NoJournal(), SystemClock())
         opened.append(ledger)
         return ledger
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import uvloop
 
+from services.ledger.continuity import NoJournal
 from services.ledger.ledger import Ledger, LedgerOptions
 from services.ledger.registry import MemoryAccountRegistry, Registration
 from services.runtime.clock import SystemClock
@@ -28,7 +29,7 @@ class _EverythingIsOpen(MemoryAccountRegistry):
 
 async def load(url: str, accounts: Sequence[str], in_flight: int, seconds: float) -> dict[str, float]:
     """Reserves and abandons orders of `accounts` in turn, `in_flight` at a time."""
-    ledger = await Ledger.open(LedgerOptions(url=url), _EverythingIsOpen(), SystemClock())
+    ledger = await Ledger.open(LedgerOptions(url=url), _EverythingIsOpen(), NoJournal(), SystemClock())
     latencies: list[float] = []
     end = time.perf_counter() + seconds
 

@@ -11,6 +11,7 @@ import redis
 
 from services.ledger.account import Account
 from services.ledger.commands import Approved, Effect, Outcome, ReportKind, RequestCancel
+from services.ledger.continuity import NoJournal
 from services.ledger.errors import ForeignLedger, LedgerUnavailable, UnsafeValkey
 from services.ledger.keys import AccountKeys
 from services.ledger.ledger import Ledger, LedgerOptions
@@ -433,13 +434,15 @@ async def test_stream_that_began_anew_is_refused(open_ledger: OpenLedger) -> Non
 async def test_checkpoint_is_kept_by_partition(open_ledger: OpenLedger) -> None:
     ledger = await open_ledger()
     assert await ledger.checkpoint(3) == 0
-    await ledger.set_checkpoint(3, 17)
+    await ledger.set_checkpoint(3, 17, ledger.life)
     assert (await ledger.checkpoint(3), await ledger.checkpoint(4)) == (17, 0)
 
 
 async def test_unreachable_server_is_named_at_the_start() -> None:
     with pytest.raises(LedgerUnavailable):
-        await Ledger.open(LedgerOptions(url="redis://127.0.0.1:1"), MemoryAccountRegistry(), SystemClock())
+        await Ledger.open(
+            LedgerOptions(url="redis://127.0.0.1:1"), MemoryAccountRegistry(), NoJournal(), SystemClock()
+        )
 
 
 async def test_commands_wait_for_a_server_that_comes_back(

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.ledger.commands import ApplyReport, Command, Outcome
+from services.ledger.continuity import NoJournal
 from services.ledger.errors import CommitUnknown, LedgerUnavailable
 from services.ledger.journal import differences, fingerprint
 from services.ledger.keys import outbox
@@ -120,8 +121,8 @@ async def _run(
         carrier(proxy.url, nats_server.url, realtime_positions=False),
     ):
         options = LedgerOptions(url=proxy.url, socket_timeout=0.3, remembered_denials=10_000)
-        workers = [await Ledger.open(options, registry, SystemClock()) for _ in range(3)]
-        direct = await Ledger.open(LedgerOptions(url=valkey_server.url), registry, SystemClock())
+        workers = [await Ledger.open(options, registry, NoJournal(), SystemClock()) for _ in range(3)]
+        direct = await Ledger.open(LedgerOptions(url=valkey_server.url), registry, NoJournal(), SystemClock())
         everybody = [*workers, direct]
         proxy.faults = faults
         traffics = [Traffic(f"acc{i}", random.Random(rng.random()), sequence) for i in range(accounts)]

@@ -34,6 +34,7 @@ from services.ledger.commands import (
     RequestCancel,
     Reserve,
 )
+from services.ledger.continuity import NoJournal
 from services.ledger.events import Event
 from services.ledger.evolve import event_order, evolve
 from services.ledger.keys import outbox
@@ -250,7 +251,7 @@ async def _history(url: str, seed: int, account: str, timeout: float = 5.0) -> l
 
 async def _opened(url: str, account: str) -> Call:
     """The account's first order, which opens it."""
-    ledger = await Ledger.open(LedgerOptions(url=url), MemoryAccountRegistry(), SystemClock())
+    ledger = await Ledger.open(LedgerOptions(url=url), MemoryAccountRegistry(), NoJournal(), SystemClock())
     command = reserve(make_order(account))
     began = time.monotonic()
     outcome = await ledger.execute(command)

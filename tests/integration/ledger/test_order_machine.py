@@ -25,6 +25,7 @@ from hypothesis.stateful import (
 )
 
 from services.ledger.commands import Command, Effect, Outcome, ReportKind
+from services.ledger.continuity import NoJournal
 from services.ledger.ledger import Ledger, LedgerOptions
 from services.ledger.order import Order
 from services.ledger.registry import MemoryAccountRegistry
@@ -92,7 +93,7 @@ class OrderMachine(RuleBasedStateMachine):
         self.workers = [self.runner.run(self._opened(registry)) for _ in range(2)]
 
     async def _opened(self, registry: MemoryAccountRegistry) -> Ledger:
-        return await Ledger.open(LedgerOptions(url=self.url), registry, SystemClock())
+        return await Ledger.open(LedgerOptions(url=self.url), registry, NoJournal(), SystemClock())
 
     def teardown(self) -> None:
         for worker in self.workers:

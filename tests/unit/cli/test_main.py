@@ -21,6 +21,9 @@ from trade2026.cli import main as command_line
         (["up", "--port-offset", "60000"], "must be between 0 and 40000"),
         (["up", "--profile", "careless"], "invalid choice"),
         (["sideways"], "invalid choice"),
+        (["ledger"], "required"),
+        (["ledger", "forget"], "invalid choice"),
+        (["ledger", "verify", "--db", "many"], "invalid int value"),
         ([], "required"),
     ],
 )
@@ -54,6 +57,14 @@ def test_command_line_imports_no_service_before_a_command_needs_one() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout == "[]\n"
+
+
+def test_ledger_command_without_its_servers_names_the_one_that_is_missing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = ["ledger", "verify", "--data", str(tmp_path), "--nats", "nats://127.0.0.1:1"]
+    assert command_line.main(arguments) == 2
+    assert "NATS does not answer at nats://127.0.0.1:1" in capsys.readouterr().err
 
 
 def test_each_port_offset_has_a_data_folder_of_its_own() -> None:

@@ -29,12 +29,13 @@ class Ledger:
     """Answers each turn's commands together; `behave` says which of them fail."""
 
     behave: Behaviour = lambda _: None
+    life: str = "first"
     turns: list[list[int]] = field(default_factory=list)
     booked: set[str] = field(default_factory=set)
     checkpoints: list[int] = field(default_factory=list)
     _turn: list[tuple[ApplyReport, asyncio.Future[Outcome]]] = field(default_factory=list)
 
-    def submit(self, command: Command, timeout: float = 1.0) -> asyncio.Future[Outcome]:
+    def submit(self, command: Command, timeout: float = 1.0, life: str = "") -> asyncio.Future[Outcome]:
         assert isinstance(command, ApplyReport)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Outcome] = loop.create_future()
@@ -57,7 +58,7 @@ class Ledger:
     async def checkpoint(self, partition: int) -> int:
         return 0
 
-    async def set_checkpoint(self, partition: int, sequence: int) -> None:
+    async def set_checkpoint(self, partition: int, sequence: int, life: str) -> None:
         self.checkpoints.append(sequence)
 
     async def order(self, order_id: str) -> Order | None:
@@ -226,3 +227,30 @@ async def test_a_stopped_partition_sends_nothing_more(desk: Desk) -> None:
     await asyncio.sleep(0.05)
     assert len(desk.ledger.turns) == turns
     assert desk.ledger.checkpoints == []
+
+
+async def test_another_life_of_the_ledger_is_read_from_its_checkpoint_and_committed_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reports, "CHECKPOINT_SEC", 0.01)
+    followed: list[tuple[str, int]] = []
+
+    async def follow(partition: reports._Partition) -> None:
+        followed.append((partition.life, partition.read))
+        partition.read = 17
+        await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(reports._Partition, "_follow", follow)
+    ledger, publisher = Ledger(), Publisher()
+    consumer = ReportConsumer(None, ledger, publisher, own)  # type: ignore[arg-type]
+    running = own(consumer.run(), "checkpoints")
+    await consumer.acquired(3, 1)
+    await eventually(lambda: followed == [("first", 0)])
+    ledger.life = "second"
+    await eventually(lambda: followed == [("first", 0), ("second", 0)])
+    await consumer.lost(3)
+    ledger.life = "third"
+    await asyncio.sleep(0.05)
+    assert len(followed) == 2
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
