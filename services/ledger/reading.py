@@ -100,6 +100,7 @@ class Reading:
         return tuple(order for order in orders if order is not None and order.is_open)
 
     async def ended(self, partition: int, kept_ms: int, limit: int) -> tuple[EndedOrder, ...]:
+        await self._ensure(partition)
         answer = await self._function(
             "ended", keys.ended(partition), keys.outbox(partition), kept_ms, limit, named=2
         )
