@@ -18,6 +18,7 @@ from tests.integration.oms.test_reports import a_fill, publish, until_position
 from tests.integration.oms.test_settings_effects import account_owned_by, key
 from tests.integration.oms.worker import WorkerInProcess
 from tests.support import eventually, unique_account
+from trade2026.cli import main as command_line
 
 ACCEPT = {"kind": "accept", "reason": "a trade by telephone", "requested_by": "ops"}
 
@@ -109,6 +110,26 @@ async def test_a_repair_books_what_the_venue_has_and_stands_in_the_journal(
             if message["event"]["kind"] == "position_adjusted":
                 break
     assert events[-1]["reason"] == "never traded"
+
+
+async def test_the_command_tells_differences_and_has_them_settled(
+    platform: OmsPlatform, oms: OverRest, bus: Client, account: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = ["reconcile", "--target", platform.addresses["oms"]["grpc"], "--account", account]
+    order = await oms.call("SubmitOrder", market_buy(account, quantity=0.2))
+    await until_state(oms, order["order_id"], "filled")
+    await publish(bus, f"fills.{account}", a_fill(account))
+    await publish(bus, f"fills.{account}", b"garbage")
+    await until_breaks(oms, account, 1)
+    assert await asyncio.to_thread(command_line.main, target) == 1
+    assert f"{account} BTCUSDT: ledger 0.7, fill store 0.7, venue 0.2" in capsys.readouterr().out
+    repair = ["--symbol", "BTCUSDT", "--repair", "accept", "--reason", "by telephone", "--by", "ops"]
+    assert await asyncio.to_thread(command_line.main, [*target, *repair]) == 0
+    assert "booked 0 for" in capsys.readouterr().out
+    assert await asyncio.to_thread(command_line.main, target) == 0
+    assert "nothing differs" in capsys.readouterr().out
+    assert await asyncio.to_thread(command_line.main, ["deadletters", "--nats", platform.nats.url]) == 0
+    assert f"fills.{account}" in capsys.readouterr().out
 
 
 async def test_open_orders_on_both_sides_are_compared(oms: OverRest, account: str) -> None:

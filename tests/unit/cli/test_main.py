@@ -70,3 +70,13 @@ def test_ledger_command_without_its_servers_names_the_one_that_is_missing(
 def test_each_port_offset_has_a_data_folder_of_its_own() -> None:
     assert default_data(0) != default_data(100)
     assert default_data(0).parent == default_data(100).parent
+
+
+def test_an_oms_that_is_not_there_is_told_and_nothing_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main(["reconcile", "--target", "127.0.0.1:1"]) == 2
+    assert "UNAVAILABLE" in capsys.readouterr().err
+
+
+def test_a_nats_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main(["deadletters", "--nats", "nats://127.0.0.1:1"]) == 1
+    assert "nats://127.0.0.1:1" in capsys.readouterr().err
