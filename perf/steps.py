@@ -108,6 +108,9 @@ class _Ledger:
     def submit(self, command: commands.Command, timeout: float = 1.0) -> asyncio.Future[commands.Outcome]:
         raise NotImplementedError
 
+    async def rehearse(self, command: commands.Reserve, cash: Decimal) -> commands.Outcome:
+        raise NotImplementedError
+
 
 def measure_all() -> dict[str, Step]:
     """Every step by its name."""

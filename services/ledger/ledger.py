@@ -8,11 +8,11 @@ from typing import Final
 
 from services.ledger.account import Account
 from services.ledger.client_leases import ClientLeases
-from services.ledger.commands import Command, Outcome
+from services.ledger.commands import Command, Outcome, Reserve
 from services.ledger.committing import Committing
 from services.ledger.connection import Endpoint
 from services.ledger.continuity import JournalTail
-from services.ledger.draft import Copy
+from services.ledger.draft import Copy, Draft, named
 from services.ledger.errors import (
     LedgerError,
     LedgerUnavailable,
@@ -44,6 +44,7 @@ class Ledger:
         self, options: LedgerOptions, registry: AccountRegistry, journal: JournalTail, clock: Clock
     ) -> None:
         self._options = options
+        self._clock = clock
         self._slots: dict[str, Slot] = {}
         self._loop = asyncio.get_running_loop()
         self._store = Store(
@@ -128,6 +129,32 @@ class Ledger:
         if slot is None or slot.copy is None or not self._usable(slot):
             return None
         return slot.copy.account
+
+    def known_absent(self, account: str) -> bool:
+        """Whether the account was read, was never opened, and nothing has changed since."""
+        slot = self._slots.get(account)
+        if slot is None or slot.copy is None or not slot.unopened:
+            return False
+        return slot.copy.account is None and self._usable(slot)
+
+    async def rehearse(self, command: Reserve, cash: Decimal) -> Outcome:
+        """What `command` would do to an account with `cash`, computed and sent as any other, in vain.
+
+        The commit expects a state that its account, which must not exist, does not have: the store answers
+        without changing anything. For workers that want to have done everything once before it counts. Raises
+        what the command raises, and `LedgerUnavailable`.
+        """
+        account = Account(command.account, "rehearsal", cash, cash, registered=True)
+        draft = Draft(Copy("rehearsal.0.0", account), self._clock.now_ns())
+        draft.apply(command)
+        (result,) = draft.results
+        if isinstance(result, Exception):
+            raise result
+        try:
+            await self._store.commit(command.account, draft, named((command,), draft.copy), False, _forget)
+        except (NotConnected, Unanswered, RequestRefused) as error:
+            raise LedgerUnavailable(str(error)) from error
+        return result
 
     async def account(self, account: str, *, fresh: bool = False) -> Account | None:
         """The account's state: at most milliseconds old, or, when `fresh`, read now. None: never opened.
@@ -256,6 +283,10 @@ class Ledger:
         except (NotConnected, Unanswered, RequestRefused) as error:
             raise LedgerUnavailable(str(error)) from error
         return copy
+
+
+def _forget(copy: Copy) -> None:
+    """What a rehearsal brings is nobody's."""
 
 
 def _looked(slot: Slot, task: "asyncio.Task[Copy]") -> None:

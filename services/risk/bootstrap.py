@@ -5,7 +5,8 @@ Start
 2. open gRPC and REST: `/health` tells what is missing;
 3. own the probes, the history and the kept returns;
 4. connect to NATS (waited for), and take ticks;
-5. open the ledger (waited for), on the registry of opened accounts; ready.
+5. open the ledger (waited for), on the registry of opened accounts; reservations are rehearsed as soon as
+   there is a mark; ready.
 
 Stop
 1. unhealthy;
@@ -27,7 +28,7 @@ from gateway_http import create_app, local
 from services.instruments import instruments_of
 from services.ledger.errors import ForeignLedger, LedgerUnavailable, UnsafeValkey
 from services.ledger.journal_tail import LedgerTail
-from services.ledger.ledger import LedgerOptions
+from services.ledger.ledger import Ledger, LedgerOptions
 from services.ledger.registry import KvAccountRegistry
 from services.risk.engine import RiskEngine
 from services.risk.history import History
@@ -37,7 +38,7 @@ from services.risk.market import LiveMarket
 from services.risk.marks import Marks
 from services.risk.meter import Meter
 from services.risk.questdb_probe import ping_http
-from services.risk.risk_ledger import RiskLedger
+from services.risk.rehearsal import rehearse
 from services.risk.servicer import RiskServicer, ServiceInfo
 from services.risk.settings import RiskSettings
 from services.runtime.admission import Admission
@@ -107,9 +108,10 @@ class Worker:
         lookback = settings.risk_checks.var_lookback_days
         performance = settings.performance
         self._context = context
+        self._instruments = instruments
         self._nats: NatsClient | None = None
         self._registry: KvAccountRegistry | None = None
-        self._ledger: RiskLedger | None = None
+        self._ledger: Ledger | None = None
         self._owned: list[asyncio.Task[Any]] = []
         self._questdb = open_questdb(
             settings.questdb.pg_url, settings.questdb.http_url, timeout_sec=_QUESTDB_SEC
@@ -166,6 +168,8 @@ class Worker:
             return
         self._ledger = await _unless_stopped(context, _open_ledger(context, self._nats, self._registry))
         self._engine.ledger = self._ledger
+        rehearsal = rehearse(self._engine, self._instruments, context.clock)
+        self._owned.append(context.own(rehearsal, "rehearsal"))
 
     async def stop(self) -> None:
         """The last step of a stop."""
@@ -303,16 +307,14 @@ async def _open_registry(client: NatsClient, partitions: int) -> KvAccountRegist
 
 async def _open_ledger(
     context: WorkerContext[RiskSettings], client: NatsClient, registry: KvAccountRegistry
-) -> RiskLedger:
+) -> Ledger:
     """The ledger, waited for. Raises `SettingsError` for one that must not be used."""
     options = ledger_options(context.settings)
     if options.allow_unsafe:
         _log.warning("a Valkey that may lose data is taken", key="ledger.allow_unsafe")
 
-    async def attempt() -> RiskLedger:
-        ledger = await RiskLedger.open(options, registry, LedgerTail(client), context.clock)
-        assert isinstance(ledger, RiskLedger)
-        return ledger
+    async def attempt() -> Ledger:
+        return await Ledger.open(options, registry, LedgerTail(client), context.clock)
 
     try:
         return await _waited_for("the ledger", attempt, (LedgerUnavailable,))

@@ -44,6 +44,10 @@ class AccountLedger(Protocol):
 
     def submit(self, command: c.Command, timeout: float = 1.0) -> "asyncio.Future[c.Outcome]": ...
 
+    async def rehearse(self, command: c.Reserve, cash: Decimal) -> c.Outcome:
+        """What the command would do to an account with `cash`; leaves nothing."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Amendment:
@@ -174,6 +178,17 @@ class RiskEngine:
             submitted = self.ledger.submit(command, within)
             submitted.add_done_callback(_Settle(reservation, future, answered))
         return futures
+
+    async def rehearse(self, reservation: Reservation) -> Reserved:
+        """What `reservation`, of an account that does not exist, would be answered; leaves nothing.
+
+        Raises `LedgerError`.
+        """
+        if self.ledger is None:
+            raise LedgerError("the ledger is not connected yet")
+        command = _command(reservation, self.market.now(), self.policy)
+        assert isinstance(command, c.Reserve)
+        return Reserved(await self.ledger.rehearse(command, self._unopened.cash))
 
     def _evaluate(self, account: Account, order: Candidate, explain: bool, market: Market) -> Verdict:
         verdict = evaluate(account, order, market, self.policy, explain=explain)

@@ -50,6 +50,22 @@ async def test_order_lives_through_two_workers(open_ledger: OpenLedger) -> None:
     assert (account.open_orders, account.applied_seq) == (0, 3)
 
 
+async def test_a_rehearsal_tells_the_outcome_and_leaves_nothing(
+    open_ledger: OpenLedger, raw: redis.Redis
+) -> None:
+    ledger = await open_ledger()
+    before = set(raw.keys())
+    held = await ledger.rehearse(reserve(make_order("acc", "1")), Decimal(100_000))
+    denied = await ledger.rehearse(reserve(make_order("acc", "1"), refuse), Decimal(100_000))
+    assert (held.state, denied.state) == (OrderState.PENDING_NEW, OrderState.DENIED)
+    assert set(raw.keys()) == before
+    assert await ledger.account("acc") is None
+    assert ledger.known_absent("acc")
+    first = await ledger.execute(reserve(make_order("acc", "1")))
+    assert first.effect is Effect.DONE
+    assert not ledger.known_absent("acc")
+
+
 async def test_same_client_id_on_another_worker_repeats_or_conflicts(open_ledger: OpenLedger) -> None:
     one, two = await open_ledger(), await open_ledger()
     first = await one.execute(reserve(make_order("acc", client_order_id="c")))

@@ -44,6 +44,20 @@ async def worker(platform: RiskPlatform, **variables: str) -> AsyncIterator[Work
             await made.stop()
 
 
+async def test_the_way_of_a_reservation_is_rehearsed_and_leaves_nothing(platform: RiskPlatform) -> None:
+    def commits() -> float:
+        with redis.Redis.from_url(platform.valkey.url) as client:
+            assert not client.keys("*rehearsal*")
+            stats: dict[str, Any] = client.info("commandstats")
+        return float(stats.get("cmdstat_fcall", {}).get("calls", 0))
+
+    before = commits()
+    async with worker(platform) as rehearsing:
+        await eventually(lambda: commits() >= before + 100, within_sec=20)
+        assert rehearsing.health.status()[0] == "healthy"
+    assert commits() > before
+
+
 async def test_two_services_on_one_account_never_exceed_its_limits_together(
     platform: RiskPlatform, risk: OverGrpc, account: str
 ) -> None:
