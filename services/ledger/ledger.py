@@ -144,6 +144,7 @@ class Ledger:
         without changing anything. For workers that want to have done everything once before it counts. Raises
         what the command raises, and `LedgerUnavailable`.
         """
+        await self.account(command.account, fresh=True)
         account = Account(command.account, "rehearsal", cash, cash, registered=True)
         draft = Draft(Copy("rehearsal.0.0", account), self._clock.now_ns())
         draft.apply(command)

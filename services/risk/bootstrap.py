@@ -168,8 +168,9 @@ class Worker:
             return
         self._ledger = await _unless_stopped(context, _open_ledger(context, self._nats, self._registry))
         self._engine.ledger = self._ledger
+        # Not owned by the worker: it ends by itself, and its failure is no reason to end anything else.
         rehearsal = rehearse(self._engine, self._instruments, context.clock)
-        self._owned.append(context.own(rehearsal, "rehearsal"))
+        self._owned.append(asyncio.get_running_loop().create_task(rehearsal, name="rehearsal"))
 
     async def stop(self) -> None:
         """The last step of a stop."""

@@ -39,6 +39,8 @@ async def rehearse(engine: RiskEngine, instruments: Mapping[str, Instrument], cl
                 await _once(engine, instruments, instrument, clock.now_ns())
     except LedgerError as error:
         _log.debug("rehearsal ended early", error=f"{type(error).__name__}: {error}")
+    except Exception as error:
+        _log.error("rehearsal failed", exc_info=error)
 
 
 async def _once(

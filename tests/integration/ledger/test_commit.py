@@ -54,6 +54,7 @@ async def test_a_rehearsal_tells_the_outcome_and_leaves_nothing(
     open_ledger: OpenLedger, raw: redis.Redis
 ) -> None:
     ledger = await open_ledger()
+    await ledger.account("acc")
     before = set(raw.keys())
     held = await ledger.rehearse(reserve(make_order("acc", "1")), Decimal(100_000))
     denied = await ledger.rehearse(reserve(make_order("acc", "1"), refuse), Decimal(100_000))
