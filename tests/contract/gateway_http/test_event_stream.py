@@ -50,7 +50,7 @@ async def test_a_stream_is_a_list_of_events(served: Served) -> None:
     ]
     assert json.loads(events[0]["data"]) == {
         "sequence": 1,
-        "event": {"kind": "opened", "account": "a", "order_id": ""},
+        "event": {"kind": "opened", "account": "a", "order_id": "", "revision": 0},
     }
     assert events[3]["data"] == '{"sequence":3,"heartbeat":{"time":"2024-01-10T00:00:00Z"}}'
 
