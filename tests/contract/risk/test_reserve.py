@@ -35,6 +35,7 @@ async def test_first_reservation_opens_the_account_and_is_held(reserving: RiskCl
         "order_id": request["order_id"],
         "state": "pending_new",
         "repeated": False,
+        "group": [],
     }
     state = await reserving.call("GetAccountRisk", {"account": account})
     assert state["open_orders"] == 1
