@@ -29,6 +29,7 @@ from services.ledger.partition import PARTITIONS
 from services.ledger.positions import Positions
 from services.ledger.store import LOAD_LIBRARY, function, load_if_lost
 from services.runtime.publisher import PubAck, PublishError
+from services.runtime.tasks import end
 from services.runtime.telemetry import counter, gauge, get_logger
 
 T = TypeVar("T")
@@ -167,8 +168,7 @@ class Relay:
             return
         owned.active = False
         if owned.beginning is not None:
-            owned.beginning.cancel()
-            await asyncio.gather(owned.beginning, return_exceptions=True)
+            await end(owned.beginning)
         await self._end_carriers(owned)
         self._count(-sum(not entry.done for entry in owned.entries))
         try:
@@ -251,9 +251,7 @@ class Relay:
             await asyncio.sleep(_BEGIN_WAIT)
 
     async def _end_carriers(self, owned: _Owned) -> None:
-        for task in owned.carriers:
-            task.cancel()
-        await asyncio.gather(*owned.carriers, return_exceptions=True)
+        await end(*owned.carriers)
 
     async def _read_all(self) -> None:
         while True:

@@ -47,6 +47,7 @@ from services.runtime.http_server import serve
 from services.runtime.publisher import Publisher
 from services.runtime.service import WorkerContext
 from services.runtime.streams import DEADLETTER, EXECUTIONS, ORDERS, ensure_streams
+from services.runtime.tasks import end
 from services.runtime.telemetry import get_logger
 from services.venue_queries import POSITIONS_SUBJECT
 
@@ -104,11 +105,7 @@ async def _unless_stopped(context: _Context, work: Coroutine[Any, Any, T]) -> T 
     doing = asyncio.ensure_future(work)
     stopping = asyncio.ensure_future(context.stop.wait())
     await asyncio.wait([doing, stopping], return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    while not doing.done():
-        # More than once: in a client that is just between two attempts, a cancellation can get lost.
-        doing.cancel()
-        await asyncio.wait([doing], timeout=_POLL_SEC)
+    await end(stopping, doing)
     return None if doing.cancelled() else doing.result()
 
 
@@ -164,8 +161,7 @@ async def _start(
 
 
 async def _finish(context: _Context, gateway: Gateway, orders: asyncio.Task[None]) -> None:
-    orders.cancel()
-    await asyncio.wait([orders])
+    await end(orders)
     if context.failed is not None:
         return
     try:

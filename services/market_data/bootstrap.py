@@ -39,6 +39,7 @@ from services.runtime.health import HealthBoard
 from services.runtime.http_server import serve
 from services.runtime.service import WorkerContext
 from services.runtime.settings import SettingsError
+from services.runtime.tasks import end
 from services.runtime.telemetry import get_logger
 
 _FLUSH_AT_STOP_SEC: Final = 2.0
@@ -100,9 +101,7 @@ async def run(context: WorkerContext[MarketDataConfig]) -> None:
 
     await context.stop.wait()
     health.stopping()
-    publishing.cancel()
-    storing.cancel()
-    await asyncio.wait([publishing, storing])
+    await end(publishing, storing)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_FLUSH_AT_STOP_SEC):
             await ticks.flush()
@@ -140,10 +139,7 @@ async def _connected(context: WorkerContext[MarketDataConfig], health: HealthBoa
     await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     if context.stop.is_set():
-        while not opening.done():
-            # More than once: in a client that is just between two attempts, a cancellation can get lost.
-            opening.cancel()
-            await asyncio.wait([opening], timeout=0.1)
+        await end(opening)
         if not opening.cancelled() and opening.exception() is None:
             await opening.result().close()
         return None

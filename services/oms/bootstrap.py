@@ -50,7 +50,6 @@ from services.oms.settings import OmsSettings
 from services.oms.steps import Step, ending, until
 from services.oms.submit import SubmitRules, Submitter
 from services.oms.submit_group import GroupSubmitter
-from services.oms.tasks import end
 from services.questdb.fill_store import FillStore
 from services.questdb.order_archive import OrderArchive
 from services.questdb.orders_log_store import OrdersLogStore
@@ -71,6 +70,7 @@ from services.runtime.streams import (
     ensure_bucket,
     ensure_streams,
 )
+from services.runtime.tasks import end
 from services.runtime.telemetry import get_logger
 
 EARLY_SEC: Final = 2.0

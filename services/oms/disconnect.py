@@ -18,9 +18,9 @@ from services.ledger.client_leases import Lapsed
 from services.ledger.errors import LedgerError
 from services.ledger.order import Order, OrderState
 from services.oms.cancel import Canceler
-from services.oms.tasks import end
 from services.runtime.clock import Clock
 from services.runtime.errors import ServiceError, Unavailable
+from services.runtime.tasks import end
 from services.runtime.telemetry import counter, gauge, get_logger
 
 LEASE_SEC: Final = 10.0

@@ -26,12 +26,12 @@ from services.oms.retention import LedgerStream, Retention
 from services.oms.settings import OmsSettings
 from services.oms.steps import ending, until
 from services.oms.sweeper import Sweeper
-from services.oms.tasks import end
 from services.questdb.order_archive import OrderArchive
 from services.questdb.orders_log_store import OrdersLogStore
 from services.runtime.clock import Clock
 from services.runtime.connections import NatsClient
 from services.runtime.publisher import Publisher
+from services.runtime.tasks import end
 from services.runtime.telemetry import get_logger
 
 LOST_SEC: Final = 1.5

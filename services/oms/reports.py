@@ -24,11 +24,11 @@ from services.ledger.order import Order
 from services.messages import BadMessage
 from services.oms.report_decoding import decode_report
 from services.oms.report_record import note_applied
-from services.oms.tasks import end
 from services.runtime.connections import NatsClient
 from services.runtime.journal_reader import Message, StreamReader, StreamRegressed
 from services.runtime.publisher import Publisher, PublishRefused, PublishUnknown
 from services.runtime.streams import EXECUTIONS
+from services.runtime.tasks import end
 from services.runtime.telemetry import counter, gauge, get_logger
 
 FLIGHT: Final = 64

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import grpc
 
-from services.oms.tasks import end
 from services.runtime.ids import new_ulid
+from services.runtime.tasks import end
 from services.runtime.telemetry import get_logger
 from trade2026.risk.v1 import risk_pb2, risk_service_pb2_grpc
 

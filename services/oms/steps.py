@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias, TypeVar
 
-from services.oms.tasks import end
+from services.runtime.tasks import end
 from services.runtime.telemetry import get_logger
 
 RETRY_SEC: Final = 0.25

@@ -27,6 +27,7 @@ from services.runtime.journal_reader import Message, StreamReader, StreamRegress
 from services.runtime.metrics import counter, gauge
 from services.runtime.publisher import Publisher, PublishError
 from services.runtime.streams import LEDGER
+from services.runtime.tasks import end
 from services.runtime.telemetry import get_logger
 
 BATCHES_WAITING: Final = 4
@@ -112,8 +113,7 @@ class OrdersLogStore:
         """Stops reading `partition`. What was read and is not written is read again by the next owner."""
         owned = self._owned.pop(partition, None)
         if owned is not None and owned.task is not None:
-            owned.task.cancel()
-            await asyncio.wait([owned.task])
+            await end(owned.task)
 
     async def run(self) -> None:
         """Writes until `stop`. To be owned by the worker; raises what made a reading task fail."""
@@ -124,10 +124,9 @@ class OrdersLogStore:
                 self._failed.result()
             writing.result()
         finally:
-            writing.cancel()
             for partition in list(self._owned):
                 await self.lost(partition)
-            await asyncio.wait([writing])
+            await end(writing)
 
     def stop(self) -> None:
         """Asks `run` to write what it holds, if QuestDB takes it at the first attempt, and to return."""

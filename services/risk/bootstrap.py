@@ -17,7 +17,7 @@ QuestDB is never waited for: without daily returns orders are denied by the chec
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from importlib.metadata import version
 from typing import Any, Final, TypeVar
 
@@ -49,6 +49,7 @@ from services.runtime.http_server import serve
 from services.runtime.service import WorkerContext
 from services.runtime.settings import SettingsError
 from services.runtime.streams import ACCOUNTS_BUCKET, LEDGER, ensure_bucket, ensure_streams
+from services.runtime.tasks import end
 from services.runtime.telemetry import get_logger
 from trade2026.risk.v1 import risk_service_pb2
 from trade2026.risk.v1.risk_service_pb2_grpc import add_RiskServiceServicer_to_server
@@ -141,10 +142,10 @@ class Worker:
             ServiceInfo(version("trade2026"), settings.service.grpc_engine, settings.ledger.partitions),
         )
         self.health = HealthBoard(settings.monitoring.health_check_interval_sec)
-        self.health.register("nats", critical=True, probe=_apart(self._probe_nats))
-        self.health.register("valkey", critical=True, probe=_apart(self._probe_valkey))
-        self.health.register("ledger", critical=True, probe=_apart(self._probe_ledger))
-        self.health.register("questdb", critical=False, probe=_apart(self._probe_questdb))
+        self.health.register("nats", critical=True, probe=self._probe_nats)
+        self.health.register("valkey", critical=True, probe=self._probe_valkey)
+        self.health.register("ledger", critical=True, probe=self._probe_ledger)
+        self.health.register("questdb", critical=False, probe=self._probe_questdb)
         self.health.register("history", critical=False, probe=self._history.probe)
         self.health.register("marks", critical=False, probe=self._marks.probe)
 
@@ -174,7 +175,7 @@ class Worker:
 
     async def stop(self) -> None:
         """The last step of a stop."""
-        await _cancelled(self._owned)
+        await end(*self._owned)
         if self._ledger is not None:
             await self._ledger.close()
         if self._nats is not None:
@@ -227,33 +228,8 @@ async def _unless_stopped(context: WorkerContext[RiskSettings], work: Coroutine[
     stopping.cancel()
     if working.done():
         return working.result()
-    await _cancelled([working])
+    await end(working)
     return None
-
-
-def _apart(probe: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Coroutine[Any, Any, None]]:
-    """`probe` in a task of its own, so that a cancellation that it loses (see `_cancelled`) is not lost to
-    the task that probes for ever."""
-
-    async def waited() -> None:
-        probing = asyncio.ensure_future(probe())
-        try:
-            await asyncio.wait([probing])
-        finally:
-            probing.cancel()
-        probing.result()
-
-    return waited
-
-
-async def _cancelled(tasks: Iterable["asyncio.Future[Any]"]) -> None:
-    """Ends `tasks`. More than one cancellation may be needed: `asyncio.wait_for` of Python 3.11, which the
-    client libraries use, loses one that comes together with the result."""
-    pending = {task for task in tasks if not task.done()}
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=0.1)
 
 
 async def _connect(context: WorkerContext[RiskSettings], health: HealthBoard) -> NatsClient:

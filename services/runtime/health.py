@@ -109,12 +109,17 @@ class HealthBoard:
             await asyncio.sleep(self._interval_sec if healthy else min(self._interval_sec, RETRY_AFTER_SEC))
 
     async def _probe(self, name: str, probe: Probe) -> None:
+        # In a task of its own: a cancellation that the client library forgets (see `tasks.end`) must not be
+        # forgotten by the task that probes for ever.
+        asking = asyncio.get_running_loop().create_task(_asked(probe))
+        asking.add_done_callback(_retrieve)
         try:
-            async with asyncio.timeout(self._timeout_sec):
-                await probe()
-        except TimeoutError:
+            await asyncio.wait([asking], timeout=self._timeout_sec)
+        finally:
+            asking.cancel()
+        if not asking.done() or asking.cancelled():
             self.report(name, False, f"no answer in {self._timeout_sec:g} s")
-        except Exception as error:  # a probe may fail with whatever its client library raises
+        elif (error := asking.exception()) is not None:
             self.report(name, False, f"{type(error).__name__}: {error}")
         else:
             self.report(name, True)
@@ -125,3 +130,13 @@ class HealthBoard:
             self._last = status
             for listener in self._listeners:
                 listener(status)
+
+
+async def _asked(probe: Probe) -> None:
+    await probe()
+
+
+def _retrieve(asking: "asyncio.Task[None]") -> None:
+    """What a probe raises that nobody waits for any more is no news."""
+    if not asking.cancelled():
+        asking.exception()

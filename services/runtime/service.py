@@ -7,6 +7,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from services.runtime.clock import Clock, SystemClock
 from services.runtime.settings import ServiceConfig
+from services.runtime.tasks import end
 from services.runtime.telemetry import get_logger
 
 C = TypeVar("C", bound=ServiceConfig)
@@ -73,10 +74,7 @@ class WorkerContext(Generic[C]):
 
     async def cancel_owned(self) -> None:
         """Cancels what is still running of the owned tasks and waits for its end. The last step of a stop."""
-        pending = [task for task in self._tasks if not task.done()]
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
+        await end(*self._tasks)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from services.ledger.codec import Commit
 from services.ledger.events import Event, Registered
 from services.oms.executions import events_after, first_event, last_event
-from services.oms.tasks import end
 from services.runtime.errors import Unavailable
+from services.runtime.tasks import end
 
 
 def commits(*spans: tuple[int, int]) -> tuple[Commit, ...]:

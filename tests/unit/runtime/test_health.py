@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -135,3 +135,21 @@ def test_listeners_hear_of_a_dependency_that_is_added_later() -> None:
     board.on_change(heard.append)
     board.register("valkey", True)
     assert heard == ["healthy", "unhealthy"]
+
+
+async def test_a_board_ends_although_a_probe_forgets_its_cancellation() -> None:
+    asked = asyncio.Event()
+
+    async def forgetful() -> None:
+        asked.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    board = HealthBoard(0.05)
+    board.register("server", critical=True, probe=forgetful)
+    running = asyncio.create_task(board.run())
+    await asyncio.wait_for(asked.wait(), 5)
+    running.cancel()
+    done, _ = await asyncio.wait([running], timeout=5)
+    running.cancel()
+    assert done

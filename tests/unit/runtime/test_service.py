@@ -72,3 +72,20 @@ async def test_the_first_failure_is_kept(context: WorkerContext[ServiceConfig]) 
     context.fail(first)
     context.fail(second)
     assert context.failed is first
+
+
+async def test_an_owned_task_that_forgets_its_first_cancellation_ends(
+    context: WorkerContext[ServiceConfig],
+) -> None:
+    async def forgetful() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.Event().wait()
+
+    task = context.own(forgetful(), "relay")
+    await asyncio.sleep(0)
+    context.stop.set()
+    await asyncio.wait_for(context.cancel_owned(), 5)
+    assert task.cancelled()
+    assert context.failed is None
