@@ -24,7 +24,6 @@ from services.ledger.commands import (
 )
 from services.ledger.errors import CommitUnknown, LedgerUnavailable
 from services.ledger.order import Order, OrderState, OrderType, Terms, TimeInForce
-from services.oms import settling
 from services.oms.amend import Amender, read_terms
 from services.oms.outcomes import OutcomeUnknown, SubmissionRecord
 from services.oms.risk_client import Answer, ReservationUnknown, RiskUnreachable
@@ -44,12 +43,6 @@ from tests.unit.ledger.making import fill, make_order, report
 from tests.unit.oms.memory import MemoryLedger, ScriptedRisk, ScriptedVenue, approve, deny
 from trade2026.oms.v1 import order_pb2
 from trade2026.risk.v1 import risk_pb2
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits that a test has to sit out are short."""
-    monkeypatch.setattr(settling, "SETTLE_SEC", 0.2)
 
 
 @dataclass

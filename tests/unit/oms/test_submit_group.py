@@ -14,8 +14,6 @@ from services.ledger.account import Account, TradingState
 from services.ledger.commands import Approved, Command, Refused, RequestCancel, ReserveGroup
 from services.ledger.errors import CommitUnknown
 from services.ledger.order import Order, OrderState
-from services.oms import settling
-from services.oms import submit as submit_module
 from services.oms.order_entry import OrderEntry
 from services.oms.outcomes import Outcome, OutcomeUnknown, Rejected, SubmissionRecord, Submitted
 from services.oms.risk_client import Answer, ReservationUnknown, RiskUnreachable
@@ -34,14 +32,6 @@ from trade2026.type.v1 import order_pb2 as type_pb2
 Ask = Callable[[], order_pb2.SubmitOrderGroupRequest]
 
 ENTRY = OrderEntry(instruments_of(DEFAULT_INSTRUMENTS), ["market", "limit", "stop"], 300, 10)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits that a test has to sit out are short."""
-    monkeypatch.setattr(settling, "SETTLE_SEC", 0.2)
-    monkeypatch.setattr(submit_module, "REPEAT_WAIT_SEC", 0.1)
-    monkeypatch.setattr(submit_module, "REPUBLISH_WAIT_SEC", 0.01)
 
 
 def order(
