@@ -370,6 +370,7 @@ COMMENTS: Final[Mapping[str, str]] = {
     "trade2026.type.v1.DenialReason.DENIAL_REASON_LIMITS_UNAVAILABLE": "The limits of the account cannot be read.",
     "trade2026.type.v1.DenialReason.DENIAL_REASON_MAX_OPEN_ORDERS": "The account has `max_open_orders_per_account` open orders.",
     "trade2026.type.v1.DenialReason.DENIAL_REASON_NET_EXPOSURE_LIMIT": "The net exposure is above its limit.",
+    "trade2026.type.v1.DenialReason.DENIAL_REASON_NOT_PUBLISHED": "The order was reserved and never reached the venue, which refuses it from now on: its sender died, or the\njournal of orders did not take it. Nothing was executed; send it again under another client order id.",
     "trade2026.type.v1.DenialReason.DENIAL_REASON_NO_REFERENCE_PRICE": "There is no mark younger than `marks.max_age_sec` for the symbol, or for another one that is held.",
     "trade2026.type.v1.DenialReason.DENIAL_REASON_ORDER_SIZE_LIMIT": "Quantity or value is above `max_order_size_shares` or `max_order_size_usd`.",
     "trade2026.type.v1.DenialReason.DENIAL_REASON_POSITION_LIMIT": "The symbol's worst exposure is above `max_position_size_usd`.",

@@ -52,7 +52,8 @@ def never_sent(order: Order) -> bool:
     return order.reason in GIVEN_UP or order.reason == VENUE_NEVER_SAW
 
 
-GIVEN_UP: Final = frozenset({"risk_timeout", "risk_error", "trading_halted", "not_published"})
+NOT_PUBLISHED: Final = "not_published"
+GIVEN_UP: Final = frozenset({"risk_timeout", "risk_error", "trading_halted", NOT_PUBLISHED})
 """Reasons with which a submission abandons an order that it has not published."""
 VENUE_NEVER_SAW: Final = "unknown_order"
 """The venue's reason for ending an order that it was asked to cancel and never got; it refuses it later."""
@@ -71,6 +72,9 @@ def is_undecided(order: Order) -> bool:
 def outcome_of(order: Order) -> Outcome:
     """What the submission of `order` was answered, read from where the order stands now."""
     if never_sent(order):
+        if order.reason == VENUE_NEVER_SAW:
+            message = f"order {order.order_id} never reached the venue; nothing was executed"
+            return Rejected(order.order_id, order.client_order_id, NOT_PUBLISHED, message)
         return Rejected(order.order_id, order.client_order_id, order.reason, order.message)
     return Submitted(order.order_id, order.client_order_id)
 

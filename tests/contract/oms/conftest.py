@@ -18,9 +18,9 @@ def _platform() -> Iterator[OmsPlatform]:
         yield platform
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def native_oms(_platform: OmsPlatform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Part]:
-    """A second oms beside the first, on the native gRPC engine."""
+    """A second oms beside the first, on the native gRPC engine; gone before tests that count the workers."""
     native = {"TRADE2026_OMS__SERVICE__GRPC_ENGINE": "native"}
     service = _platform.another_oms(tmp_path_factory.mktemp("native-oms"), native)
     try:

@@ -320,8 +320,8 @@ async def test_venue_killed_while_both_orders_of_many_pairs_become_executable_ex
 ) -> None:
     pairs: list[tuple[str, str]] = []
 
-    async def send() -> None:
-        for number in range(400):
+    async def send(count: int) -> None:
+        for number in range(count):
             account = f"account_{number % 3}"
             first, second = new_order_id(account), new_order_id(account)
             terms = {"account": account, "symbol": "BTCUSDT", "side": "buy", "type": "stop", "timestamp": 1}
@@ -335,14 +335,14 @@ async def test_venue_killed_while_both_orders_of_many_pairs_become_executable_ex
                 sibling={**sibling, "stop_price": 45600},
             )
 
-    sending = asyncio.create_task(send())
     for mark in ("45600", "45000", "46000"):
         # The marks execute what is there, and what comes while the mark is high executes on arrival.
+        sending = asyncio.create_task(send(133))
         await _some_more(exchange, 60)
         await exchange.mark(mark, "BTCUSDT")
         worker = await eventually(lambda: venue.worker)
         worker.kill()
-    await sending
+        await sending
     await venue.until_healthy()
     await exchange.mark("46000", "BTCUSDT")
 

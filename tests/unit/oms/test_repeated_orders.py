@@ -104,7 +104,7 @@ async def test_an_order_that_was_never_published_is_not_told_as_submitted_when_t
     desk.ledger.apply(report(ReportKind.CANCELED, order, 1, reason="unknown_order"))
     outcome = await desk.submit("mine")
     assert isinstance(outcome, Rejected)
-    assert (outcome.order_id, outcome.reason) == (order.order_id, "unknown_order")
+    assert (outcome.order_id, outcome.reason) == (order.order_id, "not_published")
     assert desk.venue.sent == []
 
 

@@ -228,6 +228,10 @@ class _DenialReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DenialRe
     """The net exposure is above its limit."""
     DENIAL_REASON_FIRM_LIMIT: _DenialReason.ValueType  # 26
     """The firm's limit is used up."""
+    DENIAL_REASON_NOT_PUBLISHED: _DenialReason.ValueType  # 27
+    """The order was reserved and never reached the venue, which refuses it from now on: its sender died, or the
+    journal of orders did not take it. Nothing was executed; send it again under another client order id.
+    """
 
 class DenialReason(_DenialReason, metaclass=_DenialReasonEnumTypeWrapper):
     """Why an order was denied. JSON: the short name in lower case, for example `order_size_limit`."""
@@ -286,6 +290,10 @@ DENIAL_REASON_NET_EXPOSURE_LIMIT: DenialReason.ValueType  # 25
 """The net exposure is above its limit."""
 DENIAL_REASON_FIRM_LIMIT: DenialReason.ValueType  # 26
 """The firm's limit is used up."""
+DENIAL_REASON_NOT_PUBLISHED: DenialReason.ValueType  # 27
+"""The order was reserved and never reached the venue, which refuses it from now on: its sender died, or the
+journal of orders did not take it. Nothing was executed; send it again under another client order id.
+"""
 Global___DenialReason: _TypeAlias = DenialReason  # noqa: Y015
 
 class _TradingState:
