@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import random
 import socket
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -35,8 +38,34 @@ def is_free(port: int) -> bool:
     return True
 
 
+class _Claims:
+    """Ports that this process has chosen: no other one chooses them before a server listens there.
+
+    One byte of a file stands for a port. The kernel ends the locks of a process that ends, however it does.
+    """
+
+    def __init__(self) -> None:
+        self._file: int | None = None
+
+    def take(self, port: int) -> bool:
+        """Whether the port is free, and chosen by no other process of this user."""
+        if not is_free(port):
+            return False
+        if self._file is None:
+            path = Path(tempfile.gettempdir()) / f"trade2026-ports-{os.getuid()}"
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        except OSError:
+            return False
+        return True
+
+
+_claims = _Claims()
+
+
 def free_ports(count: int) -> list[int]:
-    """Distinct free ports, below the ephemeral range.
+    """Distinct free ports, below the ephemeral range, that no other process gets from here meanwhile.
 
     A server that is killed and restarted must find its port again. A port of the ephemeral range could
     meanwhile be taken by any outgoing connection; a client that reconnects to it can even reach itself.
@@ -44,7 +73,7 @@ def free_ports(count: int) -> list[int]:
     highest = max(_first_ephemeral_port(), _LOWEST + 2_000)
     found: list[int] = []
     for port in random.sample(range(_LOWEST, highest), k=highest - _LOWEST):
-        if is_free(port):
+        if _claims.take(port):
             found.append(port)
             if len(found) == count:
                 return found
@@ -59,7 +88,7 @@ def free_port_offset(ports: Iterable[int]) -> int:
     lowest_ephemeral = _first_ephemeral_port()
     for offset in offsets:
         shifted = [port + offset for port in base]
-        if max(shifted) < lowest_ephemeral and all(is_free(port) for port in shifted):
+        if max(shifted) < lowest_ephemeral and all(map(_claims.take, shifted)):
             return offset
     raise OSError(f"no offset makes the ports {', '.join(map(str, base))} free")
 

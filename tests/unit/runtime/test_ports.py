@@ -2,10 +2,13 @@
 
 import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from services.runtime.local_stack import free_ports
+from services.runtime.local_stack import ports as local_ports
 from services.runtime.ports import PortClaim, PortTaken, check_free, claims_of, hold
 from services.runtime.settings import MonitoringSettings, ServiceConfig, ServiceSettings
 
@@ -85,3 +88,20 @@ def test_a_service_claims_its_three_ports_and_none_that_the_system_chooses() -> 
         service=ServiceSettings(name="risk", port=8103), monitoring=MonitoringSettings(metrics_port=0)
     )
     assert [claim.port for claim in claims_of(small)] == [8103]
+
+
+def test_two_processes_never_choose_the_same_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = (
+        "from services.runtime.local_stack import ports; print(ports.free_ports(1)[0], flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", chosen], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        theirs = int(other.stdout.readline())
+        monkeypatch.setattr(local_ports.random, "sample", lambda ports, k: [theirs])
+        with pytest.raises(OSError, match="fewer than 1 free ports"):
+            free_ports(1)
+        other.stdin.close()
+    assert free_ports(1) == [theirs]
