@@ -133,6 +133,7 @@ def measure(
         pss_mib={
             name: max(size for _, size in samples) for name, samples in usage.pss_mib.items() if samples
         },
+        memory=usage.pss_mib,
     )
 
 

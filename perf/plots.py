@@ -47,7 +47,7 @@ def _saturation(results: Results, folder: Path) -> tuple[str, str]:
             label=f"{curve.name}, P99",
         )
     axes.set(xlabel="orders offered a second", ylabel="latency, ms", yscale="log")
-    return _save(figure, axes, folder, "Latency against offered load", "saturation.svg")
+    return save(figure, axes, folder, "Latency against offered load", "saturation.svg")
 
 
 def _growth(results: Results, folder: Path) -> tuple[str, str]:
@@ -62,7 +62,7 @@ def _growth(results: Results, folder: Path) -> tuple[str, str]:
             label=growth.name,
         )
     axes.set(xlabel="how many", ylabel="P50 of an order, ms", xscale="log", ylim=(0, None))
-    return _save(figure, axes, folder, "Latency of an order against what has gathered", "growth.svg")
+    return save(figure, axes, folder, "Latency of an order against what has gathered", "growth.svg")
 
 
 def _memory(results: Results, folder: Path) -> tuple[str, str]:
@@ -71,10 +71,11 @@ def _memory(results: Results, folder: Path) -> tuple[str, str]:
     for part, samples in row.shown.memory.items():
         axes.plot([second for second, _ in samples], [size for _, size in samples], label=part)
     axes.set(xlabel="seconds", ylabel="proportional memory, MiB", ylim=(0, None))
-    return _save(figure, axes, folder, f"Memory during {row.name}", "memory.svg")
+    return save(figure, axes, folder, f"Memory during {row.name}", "memory.svg")
 
 
-def _save(figure: Any, axes: Any, folder: Path, title: str, name: str) -> tuple[str, str]:
+def save(figure: Any, axes: Any, folder: Path, title: str, name: str) -> tuple[str, str]:
+    """Writes a drawn figure; its title and the file's name."""
     axes.set_title(title)
     axes.grid(visible=True, alpha=0.3)
     axes.legend(fontsize="small")

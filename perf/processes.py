@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from types import TracebackType
@@ -14,6 +14,8 @@ from typing import Final, Self
 import psutil
 
 _PACE_EVERY_SEC: Final = 0.25
+_GROWTH_ALLOWED: Final = 1.15
+_GROWTH_FREE_MIB: Final = 24.0
 
 
 def calibration() -> None:
@@ -65,6 +67,28 @@ def pss_mib(pid: int) -> float:
         except psutil.NoSuchProcess:
             continue
     return total / 2**20
+
+
+def is_flat(sizes: Sequence[float]) -> bool:
+    """Whether memory (MiB, in the order of time) stays where it is once caches are filled."""
+    if not sizes:
+        return False
+    early, late = _quarters(sizes)
+    return late <= early * _GROWTH_ALLOWED + _GROWTH_FREE_MIB
+
+
+def growth_told(sizes: Sequence[float]) -> str:
+    """What `is_flat` compares, in words."""
+    if not sizes:
+        return "not measured"
+    early, late = _quarters(sizes)
+    return f"{early:.0f} MiB in the second quarter, {late:.0f} in the last, {max(sizes):.0f} at most"
+
+
+def _quarters(sizes: Sequence[float]) -> tuple[float, float]:
+    """Medians of the second and of the last quarter: the first one fills caches."""
+    quarter = max(1, len(sizes) // 4)
+    return statistics.median(sizes[quarter : 2 * quarter] or sizes), statistics.median(sizes[-quarter:])
 
 
 @dataclass(slots=True)

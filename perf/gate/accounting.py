@@ -93,13 +93,13 @@ def count(platform: Platform, load: Load) -> Account:
     fills = sum(number for subject, number in streams["EXECUTIONS"].items() if ".fills." in subject)
     deadline = time.monotonic() + _FLUSH_SEC
     while True:
-        ended = _ended(platform)
-        stored = _first(platform, "SELECT count() FROM fills")
+        ended = ended_orders(platform)
+        stored = first_value(platform, "SELECT count() FROM fills")
         told = sum(ended.values()) - ended["denied"]
         if (stored >= fills and not ended["open"] and told >= published) or time.monotonic() > deadline:
             break
         time.sleep(0.5)
-    given_up = _first(
+    given_up = first_value(
         platform,
         "SELECT count_distinct(order_id) FROM orders_log WHERE state = 'canceled' AND reason IN "
         "('risk_timeout', 'risk_error', 'not_published', 'trading_halted')",
@@ -113,23 +113,24 @@ def count(platform: Platform, load: Load) -> Account:
         given_up=given_up,
         fills_stream=fills,
         fills_stored=stored,
-        wrong_positions=tuple(_wrong_positions(platform)),
+        wrong_positions=tuple(wrong_positions(platform)),
     )
 
 
-def _ended(platform: Platform) -> Counter[str]:
+def ended_orders(platform: Platform) -> Counter[str]:
     """Orders by their terminal event; the rest is open."""
     ends = ", ".join(f"'{end}'" for end in _ENDS)
     rows = platform.query(
         f"SELECT state, count_distinct(order_id) FROM orders_log WHERE state IN ({ends}) GROUP BY state"
     )
     found = Counter({str(state): int(number) for state, number in rows})
-    known = _first(platform, "SELECT count_distinct(order_id) FROM orders_log WHERE order_id <> ''")
+    known = first_value(platform, "SELECT count_distinct(order_id) FROM orders_log WHERE order_id <> ''")
     found["open"] = known - sum(found.values())
     return found
 
 
-def _first(platform: Platform, statement: str) -> int:
+def first_value(platform: Platform, statement: str) -> int:
+    """The number that a query of QuestDB answers; 0 when its table does not exist yet."""
     rows = platform.query(statement)
     return int(rows[0][0]) if rows else 0
 
@@ -147,7 +148,7 @@ async def _subjects(platform: Platform) -> dict[str, dict[str, int]]:
         await client.close()
 
 
-def _wrong_positions(platform: Platform) -> list[str]:
+def wrong_positions(platform: Platform) -> list[str]:
     """Accounts whose position is not Σ of their fills."""
     rows = platform.query(
         "SELECT account, symbol, side, sum(quantity) FROM fills GROUP BY account, symbol, side"

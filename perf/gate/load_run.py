@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +15,7 @@ from perf.load import Load, http_load
 from perf.machine import Moment
 from perf.measure import children_cpu
 from perf.platform import Platform
-from perf.processes import Usage, Watch
+from perf.processes import Usage, Watch, growth_told, is_flat
 from perf.scrape import Metrics
 
 RATE: Final = 1_000
@@ -26,8 +24,6 @@ SERVICES: Final = ("risk", "oms", "live-gateway", "market-data")
 TIMEOUTS_ALLOWED: Final = 0.005
 """Share of orders that may be answered `risk_timeout`."""
 _SETTLE_SEC: Final = 120.0
-_GROWTH_ALLOWED: Final = 1.15
-_GROWTH_FREE_MIB: Final = 24.0
 _ERROR: Final = re.compile(r'"level":\s*"ERROR"|^Traceback', re.MULTILINE)
 
 
@@ -96,29 +92,9 @@ def _resources(table: Table, name: str, platform: Platform, usage: Usage, load: 
     table.at_most(name, "memory of oms", max(oms, default=float("nan")), 2048, 400, "MiB")
     for service in ("risk", "oms"):
         sizes = [size for _, size in usage.pss_mib[service]]
-        table.holds(name, f"memory of {service} is flat", "no leak", _flat(sizes), _growth(sizes))
+        table.holds(name, f"memory of {service} is flat", "no leak", is_flat(sizes), growth_told(sizes))
     micros = usage.cpu_micros(load.requests)
     table.show(name, "CPU µs an order", ", ".join(f"{part} {used:.0f}" for part, used in micros.items()))
-
-
-def _quarters(sizes: Sequence[float]) -> tuple[float, float]:
-    """Medians of the second and of the last quarter: the first one fills caches."""
-    quarter = max(1, len(sizes) // 4)
-    return statistics.median(sizes[quarter : 2 * quarter] or sizes), statistics.median(sizes[-quarter:])
-
-
-def _flat(sizes: Sequence[float]) -> bool:
-    if not sizes:
-        return False
-    early, late = _quarters(sizes)
-    return late <= early * _GROWTH_ALLOWED + _GROWTH_FREE_MIB
-
-
-def _growth(sizes: Sequence[float]) -> str:
-    if not sizes:
-        return "not measured"
-    early, late = _quarters(sizes)
-    return f"{early:.0f} MiB in the second quarter, {late:.0f} in the last, {max(sizes):.0f} at most"
 
 
 def _processes(platform: Platform) -> dict[str, frozenset[int]]:
