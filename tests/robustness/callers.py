@@ -11,17 +11,28 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final
+from typing import Final
 
-from tests.robustness.history import AmendAttempt, Answer, Attempt, CancelAttempt, History, Intent, Look, Told
+from tests.robustness.history import (
+    AmendAttempt,
+    Answer,
+    Attempt,
+    CancelAttempt,
+    GroupAttempt,
+    GroupIntent,
+    History,
+    Intent,
+    Look,
+    Told,
+)
+from tests.robustness.intents import Intents, Wanted
 from tests.robustness.validator import PASSING_REASONS
 from tests.robustness.wire import Grpc, Rest
 
 REPEAT_FOR_SEC: Final = 20.0
 """How long a caller asks again for an outcome that it does not know."""
-SIDES: Final = ("buy", "sell")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +40,9 @@ class Habits:
     """Chances of what a caller does next and how it takes answers."""
 
     batch: float = 0.1
+    group: float = 0.12
+    cancel_group: float = 0.3
+    """Of a group just submitted: its orders are canceled while they execute."""
     cancel: float = 0.17
     cancel_all: float = 0.005
     amend: float = 0.1
@@ -38,7 +52,6 @@ class Habits:
     go_away: float = 0.04
     give_up: float = 0.1
     rest: float = 0.4
-    too_large: float = 0.03
 
 
 class Caller:
@@ -57,20 +70,18 @@ class Caller:
     ) -> None:
         """`accounts`: the first is the hot one. `pause_sec`: mean time between an answer and the next
         request."""
-        self._name = name
         self._choose = random.Random(f"{seed}/{name}")
         self._grpc = grpc
         self._rest = rest
         self._history = history
         self._accounts = accounts
-        self._marks = marks
+        self._intents = Intents(name, self._choose, accounts, marks)
         self._pause_sec = pause_sec
         self._habits = Habits()
-        self._count = 0
-        self._answered: list[Intent] = []
+        self._answered: list[Wanted] = []
         self._working: list[str] = []
         self._known: list[str] = []
-        self._intents: dict[str, Intent] = {}
+        self._asked: dict[str, Intent] = {}
 
     async def run(self, until: asyncio.Event) -> None:
         """Sends requests until the event, then finishes what is on its way."""
@@ -83,6 +94,7 @@ class Caller:
         chance = self._choose.random()
         for likely, act in (
             (habits.batch, self._submit_batch),
+            (habits.group, self._submit_group),
             (habits.cancel, self._cancel),
             (habits.cancel_all, self._cancel_all),
             (habits.amend, self._amend),
@@ -96,42 +108,14 @@ class Caller:
                 break
             chance -= likely
         else:
-            await self._submit(self.intent())
+            await self._submit(self._intents.order())
 
-    def intent(self) -> Intent:
-        """A new order."""
-        choose = self._choose
-        self._count += 1
-        hot = choose.random() < 0.5
-        symbol = choose.choice(("BTCUSDT", "BTCUSDT", "ETHUSDT", "SOLUSDT"))
-        side = choose.choice(SIDES)
-        kind = choose.choice(("market", "market", "limit", "limit", "limit", "limit", "stop", "stop_limit"))
-        mark = self._marks[symbol]
-        quantity = Decimal(choose.randrange(1, 20)) / 100
-        if choose.random() < self._habits.too_large:
-            quantity = Decimal(9_000)
-        # A limit a little on the near side executes at once, one on the far side may rest to its end.
-        far = mark * Decimal(choose.randrange(-30, 100)) / 10_000
-        limit = (mark - far if side == "buy" else mark + far).quantize(Decimal("0.01"))
-        beyond = mark * Decimal(choose.randrange(5, 500)) / 10_000
-        stop = (mark + beyond if side == "buy" else mark - beyond).quantize(Decimal("0.01"))
-        return Intent(
-            client_order_id=f"{self._name}-{self._count}",
-            account=self._accounts[0] if hot else choose.choice(self._accounts),
-            symbol=symbol,
-            side=side,
-            type=kind,
-            quantity=quantity,
-            price=limit if kind in ("limit", "stop_limit") else None,
-            stop_price=stop if kind in ("stop", "stop_limit") else None,
-        )
-
-    async def _submit(self, intent: Intent) -> None:
+    async def _submit(self, wanted: Wanted) -> None:
         """Until an outcome is known, the caller loses patience, or a rejection is taken as final."""
         deadline = time.monotonic() + REPEAT_FOR_SEC
         pause = 0.05
         while time.monotonic() < deadline:
-            answer = await self._try(intent)
+            answer = await self._try(wanted)
             if answer.told in (Told.SUBMITTED, Told.CONFLICT, Told.ERROR):
                 return
             if answer.told is Told.REJECTED:
@@ -142,30 +126,49 @@ class Caller:
             await asyncio.sleep(pause * self._choose.uniform(0.8, 1.2))
             pause = min(2 * pause, 1.0)
 
-    async def _try(self, intent: Intent) -> Answer:
+    async def _try(self, wanted: Wanted) -> Answer:
+        """One attempt. The answer of a group is that of its first order: all of them have the same."""
         by_rest = self._choose.random() < self._habits.rest
         began = time.monotonic()
-        answer = await (self._rest.submit(intent) if by_rest else self._grpc.submit(intent))
-        self._note(intent, "rest" if by_rest else "grpc", began, answer)
-        return answer
+        answers = await _ask(self._rest if by_rest else self._grpc, wanted)
+        self._note(wanted, "rest" if by_rest else "grpc", began, answers)
+        return answers[0]
 
-    def _note(self, intent: Intent, way: str, began: float, answer: Answer) -> None:
-        attempt = Attempt(intent, way, began, time.monotonic(), answer)
-        self._history.attempts[intent.client_order_id].append(attempt)
-        if answer.told is Told.SUBMITTED:
-            self._known.append(answer.order_id)
-            self._working.append(answer.order_id)
-            self._answered.append(intent)
-            self._intents[answer.order_id] = intent
+    def _note(self, wanted: Wanted, way: str, began: float, answers: Sequence[Answer]) -> None:
+        ended = time.monotonic()
+        if isinstance(wanted, GroupIntent):
+            self._history.note_group(GroupAttempt(wanted, way, began, ended, tuple(answers)))
+        else:
+            attempt = Attempt(wanted, way, began, ended, answers[0])
+            self._history.attempts[wanted.client_order_id].append(attempt)
+        for intent, answer in zip(_orders_of(wanted), answers, strict=True):
+            if answer.told is Told.SUBMITTED:
+                self._known.append(answer.order_id)
+                self._working.append(answer.order_id)
+                self._asked[answer.order_id] = intent
+        if answers[0].told is Told.SUBMITTED:
+            self._answered.append(wanted)
+
+    async def _submit_group(self) -> None:
+        group = self._intents.group()
+        await self._submit(group)
+        attempt = self._history.groups[group.text][-1]
+        if attempt.answers[0].told is Told.SUBMITTED and self._choose.random() < self._habits.cancel_group:
+            await asyncio.sleep(self._choose.uniform(0.0, 0.15))
+            if self._choose.random() < 0.15:
+                await self._cancel_all_of(group.account)
+                return
+            unwanted = self._choose.sample(attempt.answers, self._choose.randint(1, len(attempt.answers)))
+            await asyncio.gather(*(self._cancel_order(answer.order_id) for answer in unwanted))
 
     async def _submit_batch(self) -> None:
-        left = [self.intent() for _ in range(self._choose.randrange(2, 12))]
+        left = [self._intents.order() for _ in range(self._choose.randrange(2, 12))]
         for _ in range(5):
             began = time.monotonic()
             by_rest = self._choose.random() < self._habits.rest
             answers = await (self._rest.submit_all(left) if by_rest else self._grpc.submit_all(left))
             for intent, answer in zip(left, answers, strict=True):
-                self._note(intent, "batch", began, answer)
+                self._note(intent, "batch", began, (answer,))
             open_ones = (Told.UNKNOWN, Told.NOTHING_DONE)
             left = [i for i, answer in zip(left, answers, strict=True) if answer.told in open_ones]
             if not left:
@@ -173,9 +176,10 @@ class Caller:
             await asyncio.sleep(self._choose.uniform(0.1, 0.5))
 
     async def _cancel(self) -> None:
-        if not self._working:
-            return
-        order_id = self._working.pop(self._choose.randrange(len(self._working)))
+        if self._working:
+            await self._cancel_order(self._working.pop(self._choose.randrange(len(self._working))))
+
+    async def _cancel_order(self, order_id: str) -> None:
         by_rest = self._choose.random() < self._habits.rest
         for _ in range(6):
             began = time.monotonic()
@@ -186,17 +190,20 @@ class Caller:
             await asyncio.sleep(self._choose.uniform(0.1, 0.8))
 
     async def _cancel_all(self) -> None:
-        account, began = self._choose.choice(self._accounts), time.monotonic()
+        await self._cancel_all_of(self._choose.choice(self._accounts))
+
+    async def _cancel_all_of(self, account: str) -> None:
+        began = time.monotonic()
         for order_id in await self._grpc.cancel_all(account, self._choose.choice(("", "BTCUSDT"))):
             self._history.cancels.append(CancelAttempt(order_id, began, time.monotonic(), "asked"))
 
     async def _amend(self) -> None:
         """New terms of an order that may be working, asked for again while no answer comes."""
-        amendable = [order_id for order_id in self._working[-30:] if self._intents[order_id].type != "market"]
+        amendable = [order_id for order_id in self._working[-30:] if self._asked[order_id].type != "market"]
         if not amendable:
             return
         order_id = self._choose.choice(amendable)
-        intent = self._intents[order_id]
+        intent = self._asked[order_id]
         quantity, price = Decimal(self._choose.randrange(1, 30)) / 100, intent.price
         if price is not None and self._choose.random() < 0.5:
             price += Decimal(self._choose.randrange(-500, 500)) / 100
@@ -226,20 +233,31 @@ class Caller:
 
     async def _reuse_id(self) -> None:
         if self._answered:
-            earlier = self._choose.choice(self._answered)
-            await self._try(replace(earlier, quantity=earlier.quantity + Decimal("0.01")))
+            await self._try(self._intents.mistaken(self._choose.choice(self._answered)))
 
     async def _go_away(self) -> None:
         """Cancels its own call in the middle; asks again, or never does."""
-        intent = self.intent()
+        wanted = self._intents.group() if self._choose.random() < 0.2 else self._intents.order()
         began = time.monotonic()
-        call: asyncio.Task[Any] = asyncio.create_task(self._grpc.submit(intent))
+        call = asyncio.create_task(_ask(self._grpc, wanted))
         await asyncio.wait({call}, timeout=self._choose.uniform(0.0, 0.03))
         if call.done():
-            self._note(intent, "grpc", began, call.result())
+            self._note(wanted, "grpc", began, call.result())
             return
         call.cancel()
         await asyncio.wait({call})
-        self._note(intent, "grpc", began, Answer(Told.UNKNOWN, detail="the caller went away"))
+        gone = Answer(Told.UNKNOWN, detail="the caller went away")
+        self._note(wanted, "grpc", began, [gone] * len(_orders_of(wanted)))
         if self._choose.random() < 0.5:
-            await self._submit(intent)
+            await self._submit(wanted)
+
+
+async def _ask(client: Grpc | Rest, wanted: Wanted) -> list[Answer]:
+    """What was answered for each order."""
+    if isinstance(wanted, GroupIntent):
+        return await client.submit_group(wanted)
+    return [await client.submit(wanted)]
+
+
+def _orders_of(wanted: Wanted) -> Sequence[Intent]:
+    return wanted.orders if isinstance(wanted, GroupIntent) else (wanted,)

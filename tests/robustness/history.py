@@ -7,7 +7,8 @@ Nothing here is asked of the platform behind the callers' back; `observed.py` ho
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
 
@@ -39,6 +40,36 @@ class Intent:
     quantity: Decimal
     price: Decimal | None = None
     stop_price: Decimal | None = None
+    group: str = ""
+    """Kind and terms of all orders that are wanted together with it, as text; empty: it is wanted alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupIntent:
+    """Orders that their caller wants together, in their order. `kind`: oco or bracket.
+
+    At least one of them has a client order id; the others may have none.
+    """
+
+    kind: str
+    orders: tuple[Intent, ...]
+
+    @classmethod
+    def of(cls, kind: str, orders: Iterable[Intent]) -> GroupIntent:
+        """A group of orders; each of them tells from then on which group it is of."""
+        alone = [replace(order, group="") for order in orders]
+        text = f"{kind}: {'; '.join(map(str, alone))}"
+        return cls(kind, tuple(replace(order, group=text) for order in alone))
+
+    @property
+    def text(self) -> str:
+        """Tells this group from every other one, those with other terms under the same ids included."""
+        return self.orders[0].group
+
+    @property
+    def account(self) -> str:
+        """The account of all its orders."""
+        return self.orders[0].account
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +84,24 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One submission of an intent. `way`: grpc, batch or rest."""
+    """One submission of an intent. `way`: grpc, batch, rest or group."""
 
     intent: Intent
     way: str
     began: float
     ended: float
     answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class GroupAttempt:
+    """One submission of a group, with an answer for each of its orders. `way`: grpc or rest."""
+
+    intent: GroupIntent
+    way: str
+    began: float
+    ended: float
+    answers: tuple[Answer, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +163,8 @@ class CopiedOrder:
     quantity: Decimal
     price: Decimal | None
     stop_price: Decimal | None
+    group_id: str = ""
+    """Id of the first of the orders that were submitted together; empty: it was submitted alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +227,9 @@ class History:
     """Everything that the callers of one round saw."""
 
     attempts: dict[str, list[Attempt]] = field(default_factory=lambda: defaultdict(list))
-    """By client order id, in the order of their ends."""
+    """By client order id, in the order of their ends; those of the orders of groups as well."""
+    groups: dict[str, list[GroupAttempt]] = field(default_factory=lambda: defaultdict(list))
+    """By the group's text, in the order of their ends."""
     cancels: list[CancelAttempt] = field(default_factory=list)
     amends: list[AmendAttempt] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
@@ -193,3 +239,15 @@ class History:
     def of_account(self, account: str) -> list[list[Attempt]]:
         """The attempts of each client order id of an account."""
         return [tries for tries in self.attempts.values() if tries[0].intent.account == account]
+
+    def groups_of_account(self, account: str) -> list[list[GroupAttempt]]:
+        """The attempts of each group of an account."""
+        return [tries for tries in self.groups.values() if tries[0].intent.account == account]
+
+    def note_group(self, attempt: GroupAttempt) -> None:
+        """Notes an attempt of a group, and of each of its orders that has a client order id."""
+        self.groups[attempt.intent.text].append(attempt)
+        for intent, answer in zip(attempt.intent.orders, attempt.answers, strict=True):
+            if intent.client_order_id:
+                own = Attempt(intent, "group", attempt.began, attempt.ended, answer)
+                self.attempts[intent.client_order_id].append(own)

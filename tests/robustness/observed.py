@@ -21,6 +21,7 @@ class LedgerOrder:
     quantity: Decimal
     cumulative: Decimal
     leaves: Decimal
+    group_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ class Observed:
     """Table `orders_log`."""
     journal: Counter[str] = field(default_factory=Counter)
     """Stream ORDERS: order id → messages that bring it to the venue."""
+    together: dict[str, set[str]] = field(default_factory=dict)
+    """Stream ORDERS: order id → the orders that came in one message with it, an empty id for none."""
     projected: dict[str, Decimal] = field(default_factory=dict)
     """`position:{account}:{symbol}` in Valkey."""
     drop_copy: list[Copied] = field(default_factory=list)

@@ -36,6 +36,7 @@ class Observer:
         self._stack = AsyncExitStack()
         self._positions = {"ORDERS": 1, "EXECUTIONS": 1}
         self._journal: dict[str, Counter[str]] = defaultdict(Counter)
+        self._together: dict[str, dict[str, set[str]]] = defaultdict(dict)
         self._reported: dict[str, list[StoredFill]] = defaultdict(list)
 
     async def __aenter__(self) -> Self:
@@ -71,6 +72,7 @@ class Observer:
                 Decimal(order["quantity"]),
                 Decimal(order["cumulative_quantity"]),
                 Decimal(order["leaves_quantity"]),
+                order.get("group_id", ""),
             )
         for symbol, held in (await self._get(self._oms, f"/positions/{account}")).items():
             seen.positions[symbol] = LedgerPosition(
@@ -88,6 +90,7 @@ class Observer:
         rows = await asyncio.to_thread(self._query, account)
         seen.stored_fills, seen.logged = rows
         seen.journal = Counter(self._journal[account])
+        seen.together = {order_id: set(others) for order_id, others in self._together[account].items()}
         seen.reported_fills = list(self._reported[account])
         return seen
 
@@ -161,7 +164,11 @@ class Observer:
         if stream == "ORDERS":
             _, account, kind = subject.split(".")
             if kind == "new":
-                self._journal[account][said["order_id"]] += 1
+                ids = [order["order_id"] for order in (said, said.get("sibling")) if order is not None]
+                for order_id in ids:
+                    self._journal[account][order_id] += 1
+                    others = [other for other in ids if other != order_id]
+                    self._together[account].setdefault(order_id, set()).update(others or [""])
         elif ".fills." in subject:
             self._reported[said["account"]].append(
                 StoredFill(

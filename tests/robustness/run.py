@@ -23,6 +23,7 @@ import nats
 from tests.robustness.callers import Caller
 from tests.robustness.faults import inject
 from tests.robustness.followers import follow_grpc, follow_rest
+from tests.robustness.group_checks import SIBLING_EXECUTED
 from tests.robustness.history import DropCopy, History
 from tests.robustness.observed import Observed
 from tests.robustness.observer import FAILURES, Observer
@@ -225,6 +226,8 @@ class Run:
         counts = self.result.counts
         self.result.add(counts, "client order ids", len(history.attempts))
         self.result.add(counts, "submissions", sum(map(len, history.attempts.values())))
+        self.result.add(counts, "groups", len(history.groups))
+        self.result.add(counts, "submissions of groups", sum(map(len, history.groups.values())))
         self.result.add(counts, "cancels", len(history.cancels))
         self.result.add(counts, "amendments", len(history.amends))
         self.result.add(counts, "looks", len(history.looks))
@@ -258,6 +261,11 @@ class Run:
                 self.result.add(self.result.orders, order.state)
             self.result.add(self.result.counts, "trades", len(seen.stored_fills))
             self.result.add(self.result.counts, "events", len(seen.drop_copy))
+            for event in seen.drop_copy:
+                if event.kind == "activated":
+                    self.result.add(self.result.counts, "exits activated")
+                elif event.reason == SIBLING_EXECUTED and event.kind == "ended":
+                    self.result.add(self.result.counts, "orders ended by their sibling's trade")
         for copies in history.copies.values():
             self.result.add(self.result.counts, "drop copies resumed", sum(copy.resumed for copy in copies))
         self._say(f"at rest after {took:.1f} s, {len(violations)} violations")

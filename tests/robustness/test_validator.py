@@ -26,6 +26,7 @@ from tests.robustness.history import (
     Told,
 )
 from tests.robustness.observed import LedgerOrder, LedgerPosition, LoggedEvent, Observed, StoredFill
+from tests.robustness.test_group_checks import LIES as GROUP_LIES
 from tests.robustness.validator import CHECKS, validate
 
 ONE, HALF, ZERO, PRICE = Decimal(1), Decimal("0.5"), Decimal(0), Decimal(45_000)
@@ -304,7 +305,8 @@ def test_a_lie_is_found(lie: str) -> None:
 
 
 def test_every_check_is_tested() -> None:
-    assert {check for check, _ in LIES.values()} == set(CHECKS)
+    lies = [*LIES.values(), *GROUP_LIES.values()]
+    assert {check for check, _ in lies} == set(CHECKS)
 
 
 def test_an_amendment_may_be_sent_again_and_another_taken_back_before_it_came() -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
+from tests.robustness.case import Case, terms_of
+from tests.robustness.group_checks import GROUP_CHECKS
 from tests.robustness.history import (
     AmendAttempt,
     Attempt,
@@ -21,7 +23,7 @@ from tests.robustness.history import (
     Look,
     Told,
 )
-from tests.robustness.model import ENDS, OPEN, ZERO, AccountModel, ModelOrder
+from tests.robustness.model import ENDS, OPEN, ZERO
 from tests.robustness.observed import Observed, StoredFill
 
 # "Timeouts and errors are not outcomes": the same request may be sent again and then succeed.
@@ -37,26 +39,6 @@ class Violation:
     what: str
 
 
-@dataclass(slots=True)
-class Case:
-    """One account with everything that is known of it."""
-
-    history: History
-    observed: Observed
-    model: AccountModel = field(init=False)
-    by_client_id: dict[str, list[ModelOrder]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.model = AccountModel().fold(self.observed.drop_copy)
-        self.by_client_id = defaultdict(list)
-        for order in self.model.orders.values():
-            self.by_client_id[order.terms.client_order_id].append(order)
-
-    @property
-    def tries(self) -> list[list[Attempt]]:
-        return self.history.of_account(self.observed.account)
-
-
 def validate(history: History, observed: Observed) -> list[Violation]:
     """Every violation of one account."""
     case = Case(history, observed)
@@ -67,7 +49,9 @@ def _submitted_is_recorded(case: Case) -> Iterator[str]:
     logged = {row.order_id for row in case.observed.logged if row.event == "reserved"}
     for tries in case.tries:
         for order_id in _told(tries, Told.SUBMITTED):
-            if order_id not in case.observed.journal:
+            order = case.model.orders.get(order_id)
+            leaves_later = order is not None and order.entry is not None
+            if order_id not in case.observed.journal and not leaves_later:
                 yield f"{order_id} was answered `submitted` and is not in stream ORDERS"
             if order_id not in logged:
                 yield f"{order_id} was answered `submitted` and is not in orders_log"
@@ -109,7 +93,9 @@ def _rejected_never_trades(case: Case) -> Iterator[str]:
 
 def _executes_once(case: Case) -> Iterator[str]:
     for order_id, times in case.observed.journal.items():
-        if times > 1:
+        # An exit that the venue has not confirmed is sent again by others than who sent it first.
+        exits = order_id in case.model.orders and case.model.orders[order_id].entry is not None
+        if times > 1 and not exits:
             yield f"{order_id} is {times} times in stream ORDERS"
     for client_id, orders in case.by_client_id.items():
         sent = [order.order_id for order in orders if order.order_id in case.observed.journal]
@@ -122,17 +108,16 @@ def _executes_once(case: Case) -> Iterator[str]:
 
 def _terms_are_the_callers(case: Case) -> Iterator[str]:
     for tries in case.tries:
-        intents = [
-            CopiedOrder(i.client_order_id, i.symbol, i.side, i.type, i.quantity, i.price, i.stop_price)
-            for i in {t.intent for t in tries}
-        ]
+        intents = [terms_of(intent) for intent in {t.intent for t in tries}]
         for order in case.by_client_id[tries[0].intent.client_order_id]:
-            if order.terms not in intents:
+            if replace(order.terms, group_id="") not in intents:
                 yield f"{order.order_id} has other terms than its caller gave: {order.terms}, asked {intents}"
     known = {tries[0].intent.client_order_id for tries in case.tries}
     for client_id, orders in case.by_client_id.items():
-        if client_id not in known:
-            yield f"{orders[0].order_id} ({client_id}) was never asked for"
+        # One without an id of its own is known by its group, which is looked at as a whole.
+        strangers = [order for order in orders if client_id or not order.terms.group_id]
+        if client_id not in known and strangers:
+            yield f"{strangers[0].order_id} ({client_id}) was never asked for"
 
 
 def _every_fill_everywhere(case: Case) -> Iterator[str]:
@@ -176,10 +161,10 @@ def _reservations_are_leaves(case: Case) -> Iterator[str]:
         position = case.observed.positions.get(symbol)
         for side in ("buy", "sell"):
             held = ZERO if position is None else position.open_buy if side == "buy" else position.open_sell
-            expected = case.model.leaves(symbol, side)
+            expected = case.model.held(symbol, side)
             if held != expected:
-                yield f"{symbol}: open {side} quantity is {held}, Σ leaves of open orders {expected}"
-    expected_count = sum(order.state == OPEN for order in case.model.orders.values())
+                yield f"{symbol}: open {side} quantity is {held}, open orders need {expected}"
+    expected_count = sum(o.state == OPEN and not o.waits for o in case.model.orders.values())
     if case.observed.open_orders != expected_count:
         yield f"risk counts {case.observed.open_orders} open orders, there are {expected_count}"
 
@@ -195,6 +180,8 @@ def _orders_agree(case: Case) -> Iterator[str]:
         if listed.state.startswith("pending"):
             yield f"{order_id} is still {listed.state}"
         state = listed.state if listed.state in ENDS else OPEN
+        if (listed.state == "waiting") != ours.waits:
+            yield f"{order_id} is listed {listed.state}, and {'waits' if ours.waits else 'does not wait'}"
         if listed.quantity != ours.quantity:
             yield f"{order_id} is listed with a total of {listed.quantity}, amended to {ours.quantity}"
         if (state, listed.cumulative, listed.leaves) != (ours.state, ours.executed, ours.leaves):
@@ -205,7 +192,8 @@ def _orders_agree(case: Case) -> Iterator[str]:
 
 
 def _venue_agrees(case: Case) -> Iterator[str]:
-    ours = {order.order_id: order.leaves for order in case.model.orders.values() if order.state == OPEN}
+    working = [order for order in case.model.orders.values() if order.state == OPEN and not order.waits]
+    ours = {order.order_id: order.leaves for order in working}
     for order_id in ours.keys() | case.observed.venue_open.keys():
         here, there = ours.get(order_id), case.observed.venue_open.get(order_id)
         if here != there:
@@ -260,8 +248,10 @@ def _amendments_are_the_callers(case: Case) -> Iterator[str]:
         if order is None:
             continue
         asked[attempt.order_id].append(attempt)
-        recorded = [t for t in order.amendments.values() if _same_terms(attempt, t)]
-        if attempt.told == "asked" and not recorded:
+        # What changes nothing is not recorded; of an order of a group even that is refused.
+        unchanged = not order.terms.group_id and _same_terms(attempt, order.terms)
+        recorded = any(_same_terms(attempt, terms) for terms in order.amendments.values())
+        if attempt.told == "asked" and not recorded and not unchanged:
             yield f"{attempt.order_id}: an amendment to {attempt.quantity} was answered, and is not recorded"
         if attempt.told in ("missing", "error"):
             yield f"{attempt.order_id}: an amendment was answered `{attempt.told}` ({attempt.detail})"
@@ -271,7 +261,7 @@ def _amendments_are_the_callers(case: Case) -> Iterator[str]:
                 yield f"{order.order_id}: nobody asked for revision {revision}: {terms}"
 
 
-def _same_terms(attempt: AmendAttempt, terms: CopiedTerms) -> bool:
+def _same_terms(attempt: AmendAttempt, terms: CopiedTerms | CopiedOrder) -> bool:
     return attempt.quantity == terms.quantity and attempt.price in (None, terms.price)
 
 
@@ -321,6 +311,7 @@ CHECKS: Mapping[str, Callable[[Case], Iterator[str]]] = {
     "amendments are the caller's": _amendments_are_the_callers,
     "looks never go back": _looks_never_go_back,
     "answers follow the contract": _answers_follow_the_contract,
+    **GROUP_CHECKS,
 }
 
 

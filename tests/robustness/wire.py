@@ -10,7 +10,16 @@ from typing import Any, Final, Self
 import grpc
 import httpx
 
-from tests.robustness.history import Answer, Copied, CopiedFill, CopiedOrder, CopiedTerms, Intent, Told
+from tests.robustness.history import (
+    Answer,
+    Copied,
+    CopiedFill,
+    CopiedOrder,
+    CopiedTerms,
+    GroupIntent,
+    Intent,
+    Told,
+)
 from trade2026.client import CHANNEL_OPTIONS, exact, new_order
 from trade2026.oms.v1 import order_pb2, order_service_pb2_grpc
 from trade2026.type.v1 import order_pb2 as type_pb2
@@ -63,6 +72,12 @@ def _of_batch(result: order_pb2.SubmitOrderResult) -> Answer:
     return _by_code(result.error.code, result.error.message)
 
 
+def _of_group(group: GroupIntent, answers: list[Answer]) -> list[Answer]:
+    if len(answers) == len(group.orders):
+        return answers
+    return [Answer(Told.ERROR, detail=f"{len(answers)} outcomes: {answers}")] * len(group.orders)
+
+
 _CODES: Final = {4: Told.UNKNOWN, 14: Told.UNKNOWN, 1: Told.UNKNOWN, 8: Told.NOTHING_DONE, 6: Told.CONFLICT}
 
 
@@ -109,6 +124,18 @@ class Grpc:
         except grpc.aio.AioRpcError as error:
             return [_failed(error)] * len(intents)
         return [_of_batch(result) for result in answer.results]
+
+    async def submit_group(self, group: GroupIntent) -> list[Answer]:
+        """An answer an order; the same for each when there is none from the service."""
+        request = order_pb2.SubmitOrderGroupRequest(
+            kind=order_pb2.GroupKind.Value(f"GROUP_KIND_{group.kind.upper()}"),
+            orders=map(_request, group.orders),
+        )
+        try:
+            answer = await self.stub.SubmitOrderGroup(request, timeout=CALL_TIMEOUT_SEC)
+        except grpc.aio.AioRpcError as error:
+            return [_failed(error)] * len(group.orders)
+        return _of_group(group, [_answered(response) for response in answer.orders])
 
     async def cancel(self, order_id: str) -> tuple[str, str]:
         try:
@@ -197,6 +224,13 @@ class Rest:
             for result in answer["results"]
         ]
 
+    async def submit_group(self, group: GroupIntent) -> list[Answer]:
+        body = {"kind": group.kind, "orders": [_body(intent) for intent in group.orders]}
+        status, answer = await self._call("POST", "/orders:group", body)
+        if status != 200:
+            return [_by_code(answer.get("code", 13), str(answer.get("message")))] * len(group.orders)
+        return _of_group(group, [_of_json(response) for response in answer["orders"]])
+
     async def cancel(self, order_id: str) -> tuple[str, str]:
         status, answer = await self._call("DELETE", f"/orders/{order_id}")
         if status == 200:
@@ -231,7 +265,7 @@ def _body(intent: Intent) -> dict[str, Any]:
         "symbol": intent.symbol,
         "side": intent.side,
         "type": intent.type,
-        "client_order_id": intent.client_order_id,
+        **({"client_order_id": intent.client_order_id} if intent.client_order_id else {}),
         # At most eight digits: their shortest float text is the number itself.
         **{name: float(number) for name, number in numbers.items() if number is not None},
     }
@@ -255,6 +289,7 @@ def copied(message: order_pb2.StreamExecutionsResponse) -> Copied:
             Decimal(whole.quantity.value),
             Decimal(whole.price.value) if whole.HasField("price") else None,
             Decimal(whole.stop_price.value) if whole.HasField("stop_price") else None,
+            whole.group_id,
         )
     terms = None
     if event.HasField("quantity"):
@@ -292,6 +327,7 @@ def copied_json(message: Any) -> Copied:
             Decimal(whole["quantity"]),
             Decimal(whole["price"]) if "price" in whole else None,
             Decimal(whole["stop_price"]) if "stop_price" in whole else None,
+            whole.get("group_id", ""),
         )
     terms = None
     if "quantity" in event:
