@@ -52,12 +52,18 @@ class Ledger(Protocol):
 
 
 class Attendance:
-    """One stream's presence. `sending` is true while its client has not taken what was sent."""
+    """One stream's presence: how many messages were handed to its client, and how many it has taken."""
 
-    __slots__ = ("sending",)
+    __slots__ = ("handed", "taken")
 
     def __init__(self) -> None:
-        self.sending = False
+        self.handed = 0
+        self.taken = 0
+
+    @property
+    def waiting(self) -> int:
+        """Number of the message that the client has not taken; 0 when it has taken all."""
+        return self.handed if self.handed > self.taken else 0
 
 
 @asynccontextmanager
@@ -79,13 +85,14 @@ async def attended(leases: Leases, account: str, attendance: Attendance) -> Asyn
 
 
 async def _renew(leases: Leases, account: str, attendance: Attendance) -> None:
-    stuck = False
+    waiting = 0
     while True:
         await asyncio.sleep(RENEW_SEC)
-        if attendance.sending and stuck:
-            # A connection that takes nothing may have nobody at its other end.
+        before, waiting = waiting, attendance.waiting
+        if waiting and waiting == before:
+            # A connection that takes nothing may have nobody at its other end. One that is catching up has a
+            # message under way at every look, but never the same one.
             continue
-        stuck = attendance.sending
         try:
             await leases.renew(account, LEASE_SEC)
         except LedgerError as error:

@@ -176,9 +176,9 @@ class OrderService(order_service_pb2_grpc.OrderServiceServicer):
                 response = order_pb2.StreamExecutionsResponse(
                     sequence=item.number, event=execution_event(account, item.event, item.time_ns)
                 )
-            attendance.sending = True
+            attendance.handed += 1
             yield response
-            attendance.sending = False
+            attendance.taken = attendance.handed
 
 
 def _read_heartbeat(request: order_pb2.StreamExecutionsRequest) -> float:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, cast
 
 import pytest
 
@@ -13,11 +16,13 @@ from services.ledger.order import Order, OrderState
 from services.oms import disconnect
 from services.oms.cancel import Canceler
 from services.oms.disconnect import DISCONNECTED, LEASE_SEC, LOOK_SEC, Attendance, DisconnectWatch, attended
+from services.oms.servicer import Desk, OrderService
 from services.runtime.clock import SystemClock
 from services.runtime.errors import Unavailable
 from tests.support import eventually
 from tests.unit.ledger.making import make_order
 from tests.unit.oms.memory import MemoryLedger, ScriptedVenue, approve
+from trade2026.oms.v1 import order_pb2
 
 
 class MemoryLeases:
@@ -160,12 +165,12 @@ async def test_a_stream_renews_its_lease_unless_its_client_takes_nothing(
     attendance = Attendance()
     async with attended(leases, "here", attendance):
         await eventually(lambda: leases.renewed > 3)
-        attendance.sending = True
+        attendance.handed = 1
         await asyncio.sleep(0.03)
         stalled = leases.renewed
         await asyncio.sleep(0.03)
         assert leases.renewed == stalled
-        attendance.sending = False
+        attendance.taken = 1
         await eventually(lambda: leases.renewed > stalled)
         leases.down = True
         await asyncio.sleep(0.02)
@@ -175,6 +180,44 @@ async def test_a_stream_renews_its_lease_unless_its_client_takes_nothing(
     after = leases.renewed
     await asyncio.sleep(0.02)
     assert leases.renewed == after
+
+
+class Backlog:
+    """A drop copy that always has a message ready, so that it waits for its client only."""
+
+    async def follow(
+        self, account: str, after: int, *, holding: AbstractAsyncContextManager[object], **_: object
+    ) -> AsyncIterator[int]:
+        async with holding:
+            while True:
+                yield after
+
+
+async def test_a_client_that_catches_up_keeps_its_lease_until_it_takes_nothing_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(disconnect, "RENEW_SEC", 0.02)
+    leases = MemoryLeases()
+    others: Any = None
+    service = OrderService(SystemClock())
+    drop_copies: Any = Backlog()
+    service.attach(Desk(others, others, others, others, others, drop_copies, leases, ()))
+    request = order_pb2.StreamExecutionsRequest(account="here", cancel_on_disconnect=True)
+    stream = cast(AsyncGenerator[Any, None], service.StreamExecutions(request, None))
+
+    async def take(until: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5):
+            while not until():
+                await anext(stream)
+                await asyncio.sleep(0.001)
+
+    await take(lambda: leases.renewed >= 6)
+    await asyncio.sleep(0.06)
+    stalled = leases.renewed
+    await asyncio.sleep(0.06)
+    assert leases.renewed == stalled
+    await take(lambda: leases.renewed > stalled)
+    await stream.aclose()
 
 
 async def test_a_stream_that_can_hold_no_lease_does_not_begin() -> None:
