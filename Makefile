@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PYTEST_ARGS ?=
+TEST_WORKERS ?= 2
 
 GHZ_VERSION               := v0.121.0
 VEGETA_VERSION            := v12.12.0
@@ -33,7 +34,7 @@ down: install ## stop a platform that runs in the background
 	$(BIN)/trade2026 down
 
 test: install ## every test that needs no root
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) $(PYTEST_ARGS)
 
 robustness: install ## break the real platform for half an hour (ROBUSTNESS_SECONDS, ROBUSTNESS_SEED); writes docs/robustness.md
 	$(BIN)/python -m tests.robustness robustness-report docs/robustness.md

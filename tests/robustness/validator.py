@@ -252,7 +252,10 @@ def _amendments_are_the_callers(case: Case) -> Iterator[str]:
         unchanged = not order.terms.group_id and _same_terms(attempt, order.terms)
         recorded = any(_same_terms(attempt, terms) for terms in order.amendments.values())
         if attempt.told == "asked" and not recorded and not unchanged:
-            yield f"{attempt.order_id}: an amendment to {attempt.quantity} was answered, and is not recorded"
+            entered: CopiedTerms | CopiedOrder = order.terms
+            held = [f"{one.quantity} at {one.price}" for one in (entered, *order.amendments.values())]
+            wanted = f"{attempt.quantity} at {attempt.price}"
+            yield f"{attempt.order_id}: an amendment to {wanted} was answered, and is not recorded: {held}"
         if attempt.told in ("missing", "error"):
             yield f"{attempt.order_id}: an amendment was answered `{attempt.told}` ({attempt.detail})"
     for order in case.model.orders.values():
