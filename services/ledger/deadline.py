@@ -6,17 +6,33 @@ from services.ledger.order import Order, OrderState
 
 GRACE_NS: Final = 5_000_000_000
 """How long the venue's answer may take, and how long past its expiry an order may stay unreported."""
+DOUBLINGS: Final = 6
+"""How often the grace is doubled for a venue that stays silent."""
 
 _AWAITING: Final = frozenset({OrderState.PENDING_NEW, OrderState.PENDING_CANCEL, OrderState.PENDING_REPLACE})
+
+
+def patience_ns(cancels: int) -> int:
+    """How long the answer to the last of so many cancels of an order is waited for.
+
+    A grace, doubled with each further cancel, to 320 s at most: the journal of orders keeps them all for the
+    venue, and a venue that was away has to answer each.
+    """
+    return GRACE_NS << min(max(0, cancels - 1), DOUBLINGS)
 
 
 def due_ns(order: Order) -> int | None:
     """Nanoseconds since the epoch at which `order` is overdue; None when it waits for nothing."""
     if not order.is_open or order.state is OrderState.WAITING:
         return None
+    patient_ns = order.updated_ns + patience_ns(order.cancels)
     if order.state in _AWAITING:
-        return order.updated_ns + GRACE_NS
-    return order.expire_ns + GRACE_NS if order.expire_ns else None
+        return patient_ns
+    if not order.expire_ns:
+        return None
+    expired_ns = order.expire_ns + GRACE_NS
+    # One whose cancel the venue has rejected is not asked again at once, although its time is over.
+    return max(expired_ns, patient_ns) if order.cancels else expired_ns
 
 
 def has_expired(order: Order, now_ns: int) -> bool:

@@ -66,6 +66,7 @@ class OwnersWork:
         self._own = own
         self._dispatch = dispatch
         self._clock = clock
+        self._connected: Callable[[], bool] = lambda: nats.is_connected
         self._over = asyncio.Event()
         self._tasks: list[asyncio.Task[object]] = []
         self._positions = Positions(
@@ -110,7 +111,7 @@ class OwnersWork:
         relaying = own(self._relay.run(self._over), "relay")
         owning = own(self._ownership.run(self._over), "ownership")
         self._end_owning = ending(self._over.set, relaying, owning)
-        sweeper = Sweeper(self._ledger, self._dispatch, self._owned_now, self._clock)
+        sweeper = Sweeper(self._ledger, self._dispatch, self._connected, self._owned_now, self._clock)
         watch = DisconnectWatch(
             self._ledger.client_leases,
             self._ledger,

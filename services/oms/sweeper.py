@@ -1,5 +1,8 @@
 """Orders that wait too long are canceled at the venue, again and again, until the venue answers.
 
+Each time twice as long is waited (`deadline`). While the journal of orders cannot be reached nothing is asked
+for: it could not be sent, and would make the next wait longer.
+
 Due are: an order that was reserved and of which the venue has said nothing (its publisher may have died
 before or after it published), a cancel without an answer, an amendment without one, and a working order whose
 expiry the venue has not reported. In each case the venue knows the truth or makes it: it answers a cancel of
@@ -59,11 +62,17 @@ class Sweeper:
     """Looks after the partitions that this worker owns."""
 
     def __init__(
-        self, ledger: Ledger, dispatch: Sender, owned: Callable[[], Collection[int]], clock: Clock
+        self,
+        ledger: Ledger,
+        dispatch: Sender,
+        connected: Callable[[], bool],
+        owned: Callable[[], Collection[int]],
+        clock: Clock,
     ) -> None:
-        """`owned` tells the partitions owned now."""
+        """`connected`: the journal of orders can be reached; `owned` tells the partitions owned now."""
         self._ledger = ledger
         self._dispatch = dispatch
+        self._connected = connected
         self._owned = owned
         self._clock = clock
 
@@ -82,7 +91,7 @@ class Sweeper:
     async def sweep(self, partition: int) -> int:
         """Looks after what is due now; returns how many orders that was. Raises `LedgerError`."""
         swept = 0
-        while True:
+        while self._connected():
             now_ns = self._clock.now_ns()
             due = await self._ledger.due(partition, now_ns, PAGE)
             overdue = [order for order in due if _is_overdue(order, now_ns)]
@@ -90,7 +99,8 @@ class Sweeper:
             swept += sum(answers)
             # Whatever was requested has moved on in the index; a page without progress would come again.
             if len(due) < PAGE or not any(answers):
-                return swept
+                break
+        return swept
 
     async def _settle(self, order: Order, now_ns: int) -> bool:
         expired = has_expired(order, now_ns)
@@ -133,7 +143,7 @@ class Sweeper:
         try:
             await self._dispatch.send_replace(held, revision, held.replacement.terms)
         except PublishError as error:
-            # It stays pending_replace, so it is due again after the next grace.
+            # It stays pending_replace, so it is due again.
             _log.warning("amendment not acknowledged", order_id=order.order_id, error=str(error))
         return True
 
@@ -162,7 +172,7 @@ class Sweeper:
         try:
             await self._dispatch.send_cancel(held)
         except PublishError as error:
-            # It stays pending_cancel, so it is due again after the next grace.
+            # It stays pending_cancel, so it is due again.
             _log.warning("cancel not acknowledged", order_id=order.order_id, error=str(error))
         return True
 

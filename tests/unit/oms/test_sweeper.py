@@ -50,13 +50,14 @@ class DueLedger(MemoryLedger):
 
 
 class Partition:
-    """One order, and a sweeper that looks once a grace."""
+    """One order, and a sweeper."""
 
     def __init__(self, expire_sec: int = 0) -> None:
         self.clock = Hand()
         self.ledger = DueLedger(self.clock)
         self.venue = ScriptedVenue()
-        self.sweeper = Sweeper(self.ledger, self.venue, lambda: [0], self.clock)
+        self.connected = True
+        self.sweeper = Sweeper(self.ledger, self.venue, lambda: self.connected, lambda: [0], self.clock)
         expire_ns = self.clock.ns + expire_sec * SECOND_NS if expire_sec else 0
         self.id = make_order("acc", "10", expire_ns=expire_ns).order_id
         order = make_order("acc", "10", order_id=self.id, expire_ns=expire_ns)
@@ -71,10 +72,14 @@ class Partition:
             self.ledger.apply(command(self.order))
 
     async def after_grace(self, times: int = 1) -> list[str]:
-        """What was sent by sweeps that many graces later."""
+        """What was sent by sweeps once a grace, that many times."""
+        return await self.sweep_every(GRACE_NS, times)
+
+    async def sweep_every(self, pause_ns: int, times: int) -> list[str]:
+        """What was sent by so many sweeps, each that long after the one before."""
         already = len(self.venue.sent)
         for _ in range(times):
-            self.clock.ns += GRACE_NS
+            self.clock.ns += pause_ns
             await self.sweeper.sweep(0)
         return self.venue.sent[already:]
 
@@ -95,8 +100,21 @@ async def partition() -> Partition:
 async def test_an_order_that_the_venue_never_answered_is_canceled_again_and_again(
     partition: Partition,
 ) -> None:
-    assert await partition.after_grace(3) == [f"{partition.id} cancel {n}" for n in (1, 2, 3)]
+    assert await partition.after_grace(4) == [f"{partition.id} cancel {n}" for n in (1, 2, 3)]
     assert (partition.order.state, partition.order.reason) == (OrderState.PENDING_CANCEL, "venue_silent")
+
+
+async def test_a_venue_that_is_away_for_an_hour_is_asked_ever_more_rarely(partition: Partition) -> None:
+    sent = await partition.sweep_every(SECOND_NS // 2, 2 * 3600)
+    assert sent == [f"{partition.id} cancel {number}" for number in range(1, 18)]
+
+
+async def test_nothing_is_asked_for_while_it_could_not_be_sent(partition: Partition) -> None:
+    partition.connected = False
+    assert await partition.after_grace(20) == []
+    assert partition.order.state is OrderState.PENDING_NEW
+    partition.connected = True
+    assert await partition.sweep_every(0, 1) == [f"{partition.id} cancel 1"]
 
 
 async def test_nothing_is_swept_before_its_grace(partition: Partition) -> None:
