@@ -4,6 +4,9 @@ A runner takes whatever commands wait, applies them one after the other to the a
 result as one commit. A commit that is refused brought the stored state along: the same commands are computed
 again at once. A commit that is not answered proves nothing, and no read settles it: the copy is dropped and
 the commands are computed and committed again, until a commit is answered or the callers' time is up.
+
+What a runner has in hand may have all the time in the world (reports of the venue), what waits behind it has
+a second. So the time of what waits is kept apart from the runner, whatever that is waiting for.
 """
 
 import asyncio
@@ -22,7 +25,7 @@ from services.ledger.errors import (
     Unanswered,
 )
 from services.ledger.opening import Opening
-from services.ledger.slot import Item, Slot, fail
+from services.ledger.slot import Item, Slot, fail, fail_late
 from services.ledger.store import Store, load_if_lost
 from services.runtime.clock import Clock
 from services.runtime.telemetry import counter, get_logger, histogram
@@ -32,6 +35,8 @@ _PATIENCE: Final = 3
 _TURN: Final = (0.0005, 0.1)
 """Least and greatest time that a contending worker is given. Seconds."""
 _RETRY_WAIT: Final = 0.02
+_LATE: Final = 0.05
+"""How late a command that waits may be told that its time is up. Seconds."""
 
 _log = get_logger("ledger")
 _latency = histogram("ledger_commit_latency_ms", "From sending a commit to its answer, in milliseconds")
@@ -53,14 +58,36 @@ class Committing:
         self._max_batch = max_batch
         self._loop = asyncio.get_running_loop()
 
-    async def run(self, slot: Slot) -> None:
-        """Commits what waits for one account, until nothing does."""
+    def submit(self, slot: Slot, item: Item) -> None:
+        """Has `item` committed, or failed when its time is up."""
+        slot.waiting.append(item)
+        if slot.runner is None:
+            slot.runner = self._loop.create_task(self._run(slot))
+            if not slot.timed:
+                slot.timed = True
+                self._loop.call_later(_LATE, self._keep_time, slot)
+
+    def _keep_time(self, slot: Slot) -> None:
+        """Fails what waits and whose time is up, again and again while a runner keeps it waiting."""
+        fail_late(slot.waiting, self._loop.time())
+        slot.timed = slot.runner is not None
+        if slot.timed:
+            self._loop.call_later(_LATE, self._keep_time, slot)
+
+    async def _run(self, slot: Slot) -> None:
+        """Commits what waits for one account, until nothing does; a cancellation fails it."""
+        batch: list[Item] = []
         try:
             while slot.waiting:
                 if slot.contended:
                     await self._give_way(slot)
                 limit = min(len(slot.waiting), self._max_batch)
-                await self._answer(slot, [slot.waiting.popleft() for _ in range(limit)])
+                batch = [slot.waiting.popleft() for _ in range(limit)]
+                await self._answer(slot, batch)
+        except asyncio.CancelledError:
+            fail([*batch, *slot.waiting], LedgerUnavailable("the ledger is closing"))
+            slot.waiting.clear()
+            raise
         finally:
             slot.runner = None
 
@@ -117,7 +144,8 @@ class Committing:
         """Computes and commits `batch` until a commit is answered. Raises `LedgerUnavailable`."""
         refusals = 0
         while batch:
-            self._drop_late(batch)
+            self._drop_stale(batch)
+            fail_late(batch, self._loop.time())
             life = self._store.continuity.life
             try:
                 copy = await self._ready(slot, batch)
@@ -132,6 +160,8 @@ class Committing:
             except NotConnected:
                 earliest = min(item.deadline for item in batch)
                 await self._store.commits.wait_connected(earliest - self._loop.time())
+            except TimeoutError:
+                continue
             except Unanswered:
                 slot.drop()
             except RequestRefused as error:
@@ -143,18 +173,13 @@ class Committing:
                 slot.waiting.extendleft(reversed(batch[half:]))
                 del batch[half:]
 
-    def _drop_late(self, batch: list[Item]) -> None:
-        """Fails the commands whose time is up, or whose life of the data is over."""
+    def _drop_stale(self, batch: list[Item]) -> None:
+        """Fails the commands whose life of the data is over."""
         life = self._store.continuity.life
         stale = [item for item in batch if item.life and item.life != life]
         if stale:
             fail(stale, LedgerUnavailable("the data may have lost what came before"))
             batch[:] = [item for item in batch if not item.life or item.life == life]
-        now = self._loop.time()
-        late = [item for item in batch if item.deadline <= now]
-        if late:
-            fail(late, LedgerUnavailable("no commit was answered in time"))
-            batch[:] = [item for item in batch if item.deadline > now]
 
     async def _after_refusal(self, error: RequestRefused) -> None:
         """Returns when the request may be tried again; raises `LedgerUnavailable` otherwise."""
@@ -166,10 +191,17 @@ class Committing:
         await asyncio.sleep(_RETRY_WAIT)
 
     async def _ready(self, slot: Slot, batch: list[Item]) -> Copy | None:
-        """A copy on which `batch` can be computed; None when everything has to be looked at again."""
+        """A copy on which `batch` can be computed; None when everything has to be looked at again.
+
+        Raises `TimeoutError` when the time of one of `batch` is up before its partition may be used.
+        """
         if not batch:
             return None
-        await self._store.continuity.ensure(self._store.keys_of(slot.account).partition)
+        partition = self._store.keys_of(slot.account).partition
+        if not self._store.continuity.holds(partition):
+            # The journal is read for it, which may take longer than a request.
+            async with asyncio.timeout_at(min(item.deadline for item in batch)):
+                await self._store.continuity.ensure(partition)
         copy = slot.copy
         # A missing or unregistered account is never taken from memory: another worker may have opened it.
         if copy is None or not slot.fresh or copy.account is None or not copy.account.registered:
@@ -228,7 +260,7 @@ class Committing:
         sent = self._loop.time()
         try:
             committed = await answer
-        except (Unanswered, RequestRefused) as error:
+        except (Unanswered, RequestRefused, asyncio.CancelledError) as error:
             certain = isinstance(error, RequestRefused) and error.certain
             if (draft.events or fenced) and not certain:
                 slot.unsettled = expected

@@ -30,11 +30,14 @@ from services.ledger.registry import AccountRegistry
 from services.ledger.slot import Item, Slot
 from services.ledger.store import Store
 from services.runtime.clock import Clock
+from services.runtime.tasks import end
 
 __all__ = ["EndedOrder", "Ledger", "LedgerOptions", "OrderPage"]
 
 ACCOUNTS_KEPT: Final = 20_000
 """Copies of accounts in memory at most."""
+CLOSE_SEC: Final = 2.0
+"""How long a close waits for commits; a server that is away must not keep a worker from stopping."""
 
 
 class Ledger:
@@ -89,10 +92,15 @@ class Ledger:
         return ledger
 
     async def close(self) -> None:
-        """Answers what was submitted, then closes the connections."""
+        """Answers what was submitted, then closes the connections.
+
+        What no commit can be had for within `CLOSE_SEC` fails, as if its time were up.
+        """
         self._closing = True
         at_work = [task for slot in self._slots.values() for task in (slot.runner, slot.loading) if task]
-        await asyncio.gather(*at_work, return_exceptions=True)
+        if at_work:
+            _, stuck = await asyncio.wait(at_work, timeout=CLOSE_SEC)
+            await end(*stuck)
         await self._store.close()
 
     @property
@@ -114,9 +122,7 @@ class Ledger:
             future.set_exception(LedgerUnavailable("the ledger is closing"))
             return future
         slot = self._slot(command.account)
-        slot.waiting.append(Item(command, future, self._loop.time() + timeout, life))
-        if slot.runner is None:
-            slot.runner = self._loop.create_task(self._committing.run(slot))
+        self._committing.submit(slot, Item(command, future, self._loop.time() + timeout, life))
         return future
 
     async def execute(self, command: Command, timeout: float = 1.0) -> Outcome:

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
 
 from services.ledger.commands import Command, Outcome
 from services.ledger.draft import Copy
-from services.ledger.errors import CommitUnknown, LedgerError
+from services.ledger.errors import CommitUnknown, LedgerError, LedgerUnavailable
 
 
 class Item:
@@ -40,6 +40,16 @@ def fail(items: Sequence[Item], error: LedgerError) -> None:
         item.resolve(CommitUnknown(str(error)) if item.doubtful else error)
 
 
+def fail_late(items: MutableSequence[Item], now: float) -> None:
+    """Fails those of `items` whose time is up at `now`, in loop time, and takes them out."""
+    late = [item for item in items if item.deadline <= now]
+    if late:
+        fail(late, LedgerUnavailable("no commit was answered in time"))
+        left = [item for item in items if item.deadline > now]
+        items.clear()
+        items.extend(left)
+
+
 class Slot:
     """An account's place in a worker. `now` is loop time."""
 
@@ -54,6 +64,7 @@ class Slot:
         "loading",
         "pace",
         "runner",
+        "timed",
         "turn",
         "unopened",
         "unsettled",
@@ -81,6 +92,8 @@ class Slot:
         self.turn: asyncio.Future[None] | None = None
         """Ends when another worker has changed the account."""
         self.runner: asyncio.Task[None] | None = None
+        self.timed = False
+        """The time of what waits is being kept."""
         self.unsettled: str | None = None
         """The token that an unanswered commit expects. While it is the stored one, the next commit replaces
         it even if it has nothing else to write, so that the old one cannot land any more."""

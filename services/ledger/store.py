@@ -124,15 +124,18 @@ class Store:
         held = self.keys_of(account)
         await self.continuity.ensure(held.partition)
 
+        read: list[Copy] = []
+
         def on_account(answer: Mapping[bytes, bytes]) -> Copy:
             copy = read_copy(by_field(answer), known)
+            read.append(copy)
             if install is not None:
                 install(copy)
             return copy
 
         loading = self.commits.request("HGETALL", held.account, handler=on_account)
         if order_ids:
-            await asyncio.gather(loading, self._orders(account, loading.result, order_ids))
+            await asyncio.gather(loading, self._orders(account, lambda: read[0], order_ids))
         copy: Copy = await loading
         return copy
 

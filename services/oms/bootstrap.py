@@ -14,7 +14,7 @@ Stop (SIGTERM):
 2. every submission that was begun is finished, and settled as far as it can be;
 3. partitions are given up at once, their checkpoints recorded;
 4. what the stores hold is written, if QuestDB takes it at the first attempt;
-5. the ledger answers what it has, connections are closed.
+5. the ledger answers what it has, for two seconds at most, and connections are closed.
 """
 
 import asyncio

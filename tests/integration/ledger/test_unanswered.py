@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
+import redis
 
 from services.ledger.account import Account
 from services.ledger.commands import Approved, Effect, Refused, ReportKind
 from services.ledger.errors import CommitUnknown, LedgerUnavailable
+from services.ledger.ledger import Ledger
 from services.ledger.order import Order, OrderState
 from services.runtime.local_stack import ValkeyServer
 from tests.integration.ledger.conftest import OpenLedger
@@ -109,6 +112,96 @@ async def test_answer_that_changes_nothing_is_never_given_from_a_stale_copy(
     assert (outcome.effect, outcome.state) == (Effect.DONE, OrderState.PENDING_CANCEL)
 
 
+async def test_report_without_a_deadline_keeps_no_command_behind_it_waiting_while_the_server_is_away(
+    open_ledger: OpenLedger, proxy: FaultyProxy
+) -> None:
+    ledger = await open_ledger(url=proxy.url)
+    order = make_order("acc")
+    await ledger.execute(reserve(order))
+    proxy.refusing = True
+    proxy.break_all()
+    await eventually(lambda: ledger.cached("acc") is None)
+    reported = ledger.submit(report(ReportKind.ACCEPTED, order, 1), timeout=86_400)
+    await asyncio.sleep(0)  # the report is in hand
+    behind = [ledger.submit(request_cancel(order), timeout=seconds) for seconds in (0.1, 0.2)]
+    _, waiting = await asyncio.wait(behind, timeout=5)
+    assert not waiting
+    assert [type(one.exception()) for one in behind] == [LedgerUnavailable] * 2
+    assert not reported.done()
+    proxy.refusing = False
+    assert (await asyncio.wait_for(reported, 10)).state is OrderState.NEW
+    assert (await ledger.execute(request_cancel(order))).effect is Effect.DONE
+
+
+async def test_report_without_a_deadline_keeps_no_command_behind_it_waiting_while_the_server_is_busy(
+    open_ledger: OpenLedger, raw: redis.Redis
+) -> None:
+    """A server that is loading its data refuses with the same patience as one that runs a long script."""
+    ledger = await open_ledger()
+    order = make_order("acc")
+    await ledger.execute(reserve(order))
+    (usual,) = raw.config_get("busy-reply-threshold").values()
+    raw.config_set("busy-reply-threshold", 1)
+    endless = asyncio.create_task(asyncio.to_thread(_run_endless_script, raw))
+    await eventually(lambda: _refuses(ledger))
+    try:
+        reported = ledger.submit(report(ReportKind.ACCEPTED, order, 1), timeout=86_400)
+        await asyncio.sleep(0)  # the report is in hand
+        behind = ledger.submit(request_cancel(order), timeout=0.1)
+        await asyncio.wait([behind], timeout=5)
+        assert isinstance(behind.exception(), LedgerUnavailable)
+        assert not reported.done()
+    finally:
+        raw.script_kill()
+        await endless
+        raw.config_set("busy-reply-threshold", str(usual))
+    assert (await asyncio.wait_for(reported, 10)).state is OrderState.NEW
+
+
+def _run_endless_script(raw: redis.Redis) -> None:
+    with contextlib.suppress(redis.ResponseError):
+        raw.eval("while true do end", 0)
+
+
+async def _refuses(ledger: Ledger) -> bool:
+    try:
+        await ledger.ping()
+    except LedgerUnavailable:
+        return True
+    return False
+
+
+async def test_close_ends_although_a_report_without_a_deadline_cannot_be_committed(
+    open_ledger: OpenLedger, proxy: FaultyProxy
+) -> None:
+    ledger = await open_ledger(url=proxy.url)
+    order = make_order("acc")
+    await ledger.execute(reserve(order))
+    proxy.refusing = True
+    proxy.break_all()
+    await eventually(lambda: ledger.cached("acc") is None)
+    reported = ledger.submit(report(ReportKind.ACCEPTED, order, 1), timeout=86_400)
+    await asyncio.sleep(0)  # the report is in hand
+    behind = ledger.submit(request_cancel(order), timeout=86_400)
+    async with asyncio.timeout(10):
+        await ledger.close()
+    assert isinstance(reported.exception(), LedgerUnavailable)
+    assert isinstance(behind.exception(), LedgerUnavailable)
+
+
+async def test_close_tells_of_a_commit_on_its_way_that_its_outcome_is_unknown(
+    open_ledger: OpenLedger, proxy: FaultyProxy
+) -> None:
+    ledger = await open_ledger(url=proxy.url, socket_timeout=60)
+    await ledger.execute(reserve(make_order("acc")))
+    proxy.talking.clear()
+    order = make_order("acc")
+    on_its_way = ledger.submit(reserve(order), timeout=86_400)
+    async with asyncio.timeout(10):
+        await ledger.close()
+    assert isinstance(on_its_way.exception(), CommitUnknown)
+
+
 async def test_frozen_server_breaks_the_connection_and_drops_the_copies(
     open_ledger: OpenLedger, valkey_server: ValkeyServer
 ) -> None:
@@ -128,10 +221,7 @@ async def test_frozen_server_breaks_the_connection_and_drops_the_copies(
     await eventually(lambda: _reads(ledger))
 
 
-async def _reads(ledger: object) -> bool:
-    from services.ledger.ledger import Ledger
-
-    assert isinstance(ledger, Ledger)
+async def _reads(ledger: Ledger) -> bool:
     try:
         return await ledger.account("acc") is not None
     except LedgerUnavailable:
