@@ -31,6 +31,8 @@ from services.ledger.commands import Outcome as LedgerOutcome
 from services.ledger.deadline import GRACE_NS
 from services.ledger.errors import CommitUnknown, LedgerUnavailable
 from services.ledger.order import Order, OrderState
+from services.oms import earlier
+from services.oms.earlier import EarlierOrders, Repeated
 from services.oms.order_entry import OrderEntry
 from services.oms.outcomes import (
     Outcome,
@@ -38,8 +40,6 @@ from services.oms.outcomes import (
     Rejected,
     SubmissionRecord,
     Submitted,
-    is_undecided,
-    outcome_of,
 )
 from services.oms.risk_client import Answer, ReservationUnknown, RiskUnreachable
 from services.oms.settling import COMMIT_TIMEOUT_SEC, settled
@@ -52,24 +52,19 @@ from services.runtime.telemetry import get_logger
 from trade2026.oms.v1 import order_pb2
 from trade2026.risk.v1 import risk_pb2
 
-REPEAT_WAIT_SEC: Final = 0.5
-"""How long a repeated request waits for an original that another worker still has in hand."""
 REPUBLISH_WAIT_SEC: Final = 0.25
 REPUBLISH_SEC: Final = 0.8 * GRACE_NS / 1e9
 """How long an unacknowledged order is sent again; soon after, the sweeper begins to cancel it."""
-REMEMBERED: Final = 65_536
+OPENED: Final = 65_536
+"""Accounts of which a worker knows that they are open."""
 
 _log = get_logger("oms.submit")
 
 
-class Ledger(Protocol):
+class Ledger(earlier.Ledger, Protocol):
     """What submissions need of the account ledger."""
 
     async def execute(self, command: Command, timeout: float = 1.0) -> LedgerOutcome: ...
-
-    async def order(self, order_id: str) -> Order | None: ...
-
-    async def order_by_client_id(self, account: str, client_order_id: str) -> Order | None: ...
 
     def cached(self, account: str) -> Account | None: ...
 
@@ -105,14 +100,6 @@ T = TypeVar("T")
 Settled: TypeAlias = Abandon | Reserve | AbandonGroup | ReserveGroup
 
 
-class Repeated(Exception):
-    """The client order id belongs to an earlier order."""
-
-    def __init__(self, order: Order) -> None:
-        super().__init__(order.order_id)
-        self.order = order
-
-
 class Submitter:
     """Submits orders; one a worker."""
 
@@ -138,8 +125,7 @@ class Submitter:
         self._clock = clock
         self._assess = unchecked_assess(rules.max_open_orders)
         self._running: set[asyncio.Task[Any]] = set()
-        self._in_hand: dict[str, asyncio.Task[Outcome]] = {}
-        self._sent: dict[str, None] = {}
+        self.earlier: Final = EarlierOrders(ledger, clock)
         self._opened: dict[str, None] = {}
         self._stopping = False
 
@@ -160,8 +146,7 @@ class Submitter:
         self.require_ready()
         task = self.own(self._submit(order, request, started), order.order_id)
         if order.client_order_id:
-            self._in_hand[order.order_id] = task
-            task.add_done_callback(lambda _: self._in_hand.pop(order.order_id, None))
+            self.earlier.note_begun(order.order_id, task)
         return task
 
     def require_ready(self) -> None:
@@ -221,7 +206,7 @@ class Submitter:
                 return await self._without_answer(order, failure)
             return await self._on_answer(order, answer)
         except Repeated as repeated:
-            return await self._original(repeated.order)
+            return await self.earlier.outcome(repeated.order)
 
     async def open_account(self, account: str) -> bool:
         """Opens an account at the first sight of it; False when that cannot be done now.
@@ -238,7 +223,7 @@ class Submitter:
             _log.warning("account not opened", account=account, error=f"{type(error).__name__}: {error}")
             return False
         self._opened[account] = None
-        if len(self._opened) > REMEMBERED:
+        if len(self._opened) > OPENED:
             del self._opened[next(iter(self._opened))]
         return True
 
@@ -246,7 +231,7 @@ class Submitter:
         response = answer.response
         if response.order_id != order.order_id:
             self._record.risk_check(order, "repeated", answer.latency_ms)
-            original = await self.read(response.order_id, order)
+            original = await self.earlier.read(response.order_id, order)
             raise Repeated(original)
         if not response.approved:
             reason = REASON_NAMES.get(response.reason, "risk_check_failed")
@@ -379,18 +364,8 @@ class Submitter:
             raise OutcomeUnknown(
                 order, f"whether order {order.order_id} reached the journal of orders is not known; ask again"
             ) from None
-        self._note_sent(order)
+        self.earlier.note_sent(order)
         return None
-
-    def was_sent(self, order_id: str) -> bool:
-        """Whether this worker knows that the stream holds the order; only the latest ones are remembered."""
-        return order_id in self._sent
-
-    def _note_sent(self, order: Order) -> None:
-        if order.client_order_id or order.group is not None:
-            self._sent[order.order_id] = None
-            if len(self._sent) > REMEMBERED:
-                del self._sent[next(iter(self._sent))]
 
     async def _withdraw(self, order: Order, reason: str, message: str) -> Rejected:
         """Gives up an order that is reserved and certainly not published."""
@@ -416,57 +391,6 @@ class Submitter:
                 await self._dispatch.send_new(order, payload)
             except (LedgerUnavailable, PublishRefused, PublishUnknown):
                 continue
-            self._note_sent(order)
+            self.earlier.note_sent(order)
             _log.info("order published after all", order_id=order.order_id)
             return
-
-    async def read(self, order_id: str, asking: Order) -> Order:
-        """An order's record. Raises `OutcomeUnknown` of `asking` when it cannot be read."""
-        found = await self.find(order_id, asking)
-        if found is None:
-            raise _unreadable(order_id, asking)
-        return found
-
-    async def find(self, order_id: str, asking: Order) -> Order | None:
-        """An order's record, or what is remembered of it under the client order id of `asking`; None when
-        there is neither. Raises `OutcomeUnknown` of `asking` when the ledger cannot be read."""
-        try:
-            found = await self._ledger.order(order_id)
-            if found is None and asking.client_order_id:
-                # An order that has left the ledger is remembered under its client order id.
-                found = await self._ledger.order_by_client_id(asking.account, asking.client_order_id)
-        except LedgerUnavailable:
-            raise _unreadable(order_id, asking) from None
-        return found if found is not None and found.order_id == order_id else None
-
-    async def _original(self, original: Order) -> Outcome:
-        """The outcome of the earlier order under the same client order id and with the same payload."""
-        in_hand = self._in_hand.get(original.order_id)
-        if in_hand is not None:
-            return await asyncio.shield(in_hand)
-        known = await self.beyond_pending(original)
-        if self.was_sent(known.order_id):
-            return Submitted(known.order_id, known.client_order_id)
-        return outcome_of(known)
-
-    async def beyond_pending(self, original: Order) -> Order:
-        """An earlier order when more is known of it than its reservation, or it is known to be sent.
-
-        Raises `OutcomeUnknown` after `REPEAT_WAIT_SEC`.
-        """
-        deadline = self._clock.monotonic() + REPEAT_WAIT_SEC
-        wait = 0.005
-        while is_undecided(original) and not self.was_sent(original.order_id):
-            # Another worker has it, or had it when it died: only the journal and the venue know more.
-            if self._clock.monotonic() >= deadline:
-                raise OutcomeUnknown(
-                    original, f"order {original.order_id} is on its way; what became of it is not known yet"
-                )
-            await asyncio.sleep(wait)
-            wait *= 2
-            original = await self.read(original.order_id, original)
-        return original
-
-
-def _unreadable(order_id: str, asking: Order) -> OutcomeUnknown:
-    return OutcomeUnknown(asking, f"order {order_id} cannot be read now; ask again")

@@ -15,6 +15,7 @@ from services.ledger.commands import AbandonGroup, ReserveGroup
 from services.ledger.errors import LedgerUnavailable
 from services.ledger.order import GroupRole, Order, OrderState
 from services.ledger.values import replace
+from services.oms.earlier import Repeated
 from services.oms.order_entry import OrderEntry
 from services.oms.outcomes import (
     Outcome,
@@ -26,7 +27,7 @@ from services.oms.outcomes import (
     outcome_of,
 )
 from services.oms.risk_client import Answer, ReservationUnknown, RiskUnreachable
-from services.oms.submit import Ledger, Repeated, Reservations, Sender, SubmitRules, Submitter
+from services.oms.submit import Ledger, Reservations, Sender, SubmitRules, Submitter
 from services.oms.unchecked import unchecked_group
 from services.oms.wire import REASON_NAMES
 from services.runtime.clock import Clock
@@ -55,6 +56,7 @@ class GroupSubmitter:
     ) -> None:
         """What groups have in common with single orders is `submitter`'s to do."""
         self._submitter = submitter
+        self._earlier = submitter.earlier
         self._entry = entry
         self._risk = risk
         self._ledger = ledger
@@ -112,7 +114,7 @@ class GroupSubmitter:
         response = answer.response
         if response.order_id not in {order.order_id for order in orders}:
             self._note_check(orders, "repeated", answer.latency_ms)
-            raise Repeated(await self._submitter.read(response.order_id, orders[0]))
+            raise Repeated(await self._earlier.read(response.order_id, orders[0]))
         if not response.approved:
             reason = REASON_NAMES.get(response.reason, "risk_check_failed")
             self._note_check(orders, "denied", answer.latency_ms, reason)
@@ -181,12 +183,12 @@ class GroupSubmitter:
         in_hand = self._in_hand.get(known.group.group_id)
         if in_hand is not None:
             return await asyncio.shield(in_hand)
-        first = await self._submitter.read(known.group.group_id, asked[0])
-        first = await self._submitter.beyond_pending(first)
+        first = await self._earlier.read(known.group.group_id, asked[0])
+        first = await self._earlier.beyond_pending(first)
         assert first.group is not None
         outcomes = [outcome_of(first)]
         for name, order in zip(first.group.linked, asked[1:], strict=True):
-            held = await self._submitter.find(name, order)
+            held = await self._earlier.find(name, order)
             # One that has left the ledger with nothing to remember it by was submitted with the first.
             outcomes.append(Submitted(name, order.client_order_id) if held is None else outcome_of(held))
         return tuple(outcomes)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.oms import settling, submit
+from services.oms import earlier, settling, submit
 from tests.unit.oms.desk import Desk, make_desk
 
 
@@ -10,7 +10,7 @@ from tests.unit.oms.desk import Desk, make_desk
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits that a test has to sit out are short."""
     monkeypatch.setattr(settling, "SETTLE_SEC", 0.2)
-    monkeypatch.setattr(submit, "REPEAT_WAIT_SEC", 0.1)
+    monkeypatch.setattr(earlier, "REPEAT_WAIT_SEC", 0.1)
     monkeypatch.setattr(submit, "REPUBLISH_WAIT_SEC", 0.01)
 
 
