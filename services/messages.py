@@ -91,6 +91,7 @@ class Fill(Payload, frozen=True, kw_only=True, omit_defaults=True):
     liquidity: str = ""
     """`maker` or `taker`."""
     timestamp: Decimal | None = None
+    """Absent: `stored_reports.read_fill` tells which time it has."""
     revision: int = 0
     status: str = ""
     """The order's state at the venue after the fill: `filled` or `partially_filled`."""

@@ -16,9 +16,9 @@ from services.ledger.events import EVENT_TYPES, Denied, Event, Reserved
 from services.ledger.numbers import ZERO
 from services.ledger.order import Group, GroupRole, Order, OrderState, OrderType, Side, Terms, TimeInForce
 from services.ledger.values import replace
+from services.runtime.ids import ULID_LENGTH
 
 VERSION: Final = 1
-ULID_LENGTH: Final = 26
 
 _ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
 _ORDER: Final = msgspec.json.Decoder(Order)

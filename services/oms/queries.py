@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 import psycopg
-from ulid import ULID
 
 from services.ledger.account import Account
 from services.ledger.errors import LedgerUnavailable
@@ -41,6 +40,7 @@ from services.questdb.queries import (
 from services.runtime.clock import Clock
 from services.runtime.connections import QuestdbPool
 from services.runtime.errors import InvalidArgument, Unavailable
+from services.runtime.ids import created_ms
 from trade2026.oms.v1 import order_pb2
 
 LARGEST_PAGE: Final = 1_000
@@ -266,14 +266,6 @@ def _read_time(field: str, time: Any) -> datetime:
     if not _FIRST_SECOND <= time.seconds <= _LAST_SECOND or not 0 <= time.nanos < 1_000_000_000:
         raise InvalidArgument(field, "must be a time between 1970 and 2255")
     return datetime.fromtimestamp(time.seconds, UTC).replace(microsecond=time.nanos // 1000)
-
-
-def created_ms(order_id: str) -> int:
-    """The millisecond in an order id's ULID; 0 for what is none."""
-    try:
-        return int(ULID.from_str(order_id[-26:]).milliseconds)
-    except ValueError:
-        return 0
 
 
 def logged_order_message(order: LoggedOrder, account: str) -> order_pb2.Order:

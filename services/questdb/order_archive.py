@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from services.ledger.codec import ULID_LENGTH, decode_order, encode_order
+from services.ledger.codec import decode_order, encode_order
 from services.ledger.order import Order, OrderState
 from services.questdb.queries import read_rows, wait_applied
 from services.questdb.schema import ORDERS, ensure_tables
 from services.questdb.writes import insert_rows
 from services.runtime.connections import QuestdbPool
+from services.runtime.ids import ULID_LENGTH
 
 _ALPHABET: Final = {letter: value for value, letter in enumerate("0123456789ABCDEFGHJKMNPQRSTVWXYZ")}
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -4,6 +4,10 @@ import os
 import time
 from typing import Final
 
+from ulid import ULID
+
+ULID_LENGTH: Final = 26
+
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS: Final = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
 """Crockford's base 32, ten bits at a time."""
@@ -26,3 +30,11 @@ def new_ulid() -> str:
 def new_order_id(account: str) -> str:
     """`{account}-{ULID}`: the account, hence the ledger's keys, follow from the id alone."""
     return f"{account}-{new_ulid()}"
+
+
+def created_ms(order_id: str) -> int:
+    """The millisecond since the epoch in an order id's ULID; 0 for what is none."""
+    try:
+        return int(ULID.from_str(order_id[-ULID_LENGTH:]).milliseconds)
+    except ValueError:
+        return 0

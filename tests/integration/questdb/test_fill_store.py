@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from nats.js.errors import NotFoundError
 
+from services.messages import encode
 from services.questdb.fill_store import DURABLE, FillStore
 from services.questdb.queries import count_fills, wait_applied
 from services.questdb.schema import FILLS
@@ -74,6 +75,27 @@ async def test_a_fill_without_id_and_timestamp_gets_its_sequence_and_stream_time
         assert (fill_id, sequence) == (str(ack.sequence), ack.sequence)
         assert message.time is not None
         assert timestamp == message.time.replace(tzinfo=None)
+        await stopped(store, task)
+
+
+async def test_a_fill_without_a_time_that_is_told_again_is_one_row(
+    empty_nats: NatsServer, empty_questdb: QuestDbServer, account: str
+) -> None:
+    async with connected(empty_nats) as (client, publisher), pool_of(empty_questdb) as pool:
+        store = store_of(client, publisher, pool)
+        task = asyncio.create_task(store.run())
+        await publish(publisher, [fill(account, 1, timestamp=None)])
+        await eventually(lambda: stored(pool, account, 1))
+        # Not at once, and not under the message id that JetStream would recognise.
+        again = encode(fill(account, 1, timestamp=None))
+        sequence = (await publisher.publish(f"fills.{account}", again, "again")).sequence
+
+        async def repeated() -> bool:
+            return [row[-1] for row in await rows_of(pool, account)][-1:] == [sequence]
+
+        await eventually(repeated)
+        await wait_applied(pool, FILLS)
+        assert len(await rows_of(pool, account)) == 1
         await stopped(store, task)
 
 
