@@ -5,6 +5,7 @@ import contextlib
 from typing import Any, Final, Protocol
 
 from services.runtime.errors import ResourceExhausted, ServiceError, Unavailable
+from services.runtime.tasks import end
 
 STOPPING: Final = "STOPPING"
 
@@ -69,12 +70,9 @@ class OpenCalls:
         """Takes no more calls, ends the streams, waits at most `grace_sec` seconds for the unary calls."""
         self.stopping = True
         self._idle = asyncio.Event()
-        for stream in self._streams:
-            stream.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_sec):
-                if self._streams:
-                    await asyncio.wait(set(self._streams))
+                await end(*self._streams)
                 if self._unary:
                     await self._idle.wait()
 

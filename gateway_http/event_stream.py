@@ -10,12 +10,13 @@ from starlette.types import Receive, Scope, Send
 
 from gateway_http.calls import OpenCalls
 from gateway_http.codec import Codec
-from gateway_http.endpoints import RequestSource, response_writer, send_answer
+from gateway_http.endpoints import ClientGone, RequestSource, response_writer, send_answer
 from gateway_http.failures import Answer, status_answer, status_json, status_of_call
 from gateway_http.http_rules import HttpRule
 from gateway_http.request_binding import RequestBinding
 from gateway_http.servicer_context import HttpServicerContext
 from gateway_http.targets import StreamCall
+from services.runtime.tasks import end
 from services.runtime.telemetry import get_logger
 
 HEADERS_WITHIN_SEC: Final = 1.0
@@ -60,8 +61,10 @@ class EventWriter:
 class _Response:
     """The HTTP side of a stream: begins once, whoever begins it."""
 
-    def __init__(self, send: Send, stall_sec: float) -> None:
+    def __init__(self, send: Send, gone: "asyncio.Task[None]", stall_sec: float) -> None:
+        """`gone` returns when the client has closed the connection."""
         self._send = send
+        self._gone = gone
         self._stall_sec = stall_sec
         self._lock = asyncio.Lock()
         self.started = False
@@ -77,8 +80,15 @@ class _Response:
         self.started = True
         await send_answer(answer, self._send)
 
+    @property
+    def client_left(self) -> bool:
+        return self._gone.done() and not self._gone.cancelled()
+
     async def event(self, text: bytes) -> None:
-        """Raises `TimeoutError` when the client takes nothing."""
+        """Raises `TimeoutError` when the client takes nothing, and `ClientGone`: a server drops what is sent
+        to nobody without a word, and the stream would take that for a client which keeps up."""
+        if self.client_left:
+            raise ClientGone
         await self.start()
         async with asyncio.timeout(self._stall_sec):
             await self._send({"type": "http.response.body", "body": text, "more_body": True})
@@ -117,11 +127,11 @@ class StreamEndpoint:
         request = await self._source.accept(self._calls, variables, scope, receive, send)
         if request is None:
             return
-        response = _Response(send, self._stall_sec)
         loop = asyncio.get_running_loop()
+        gone = loop.create_task(_client_gone(receive), name=f"{self._name} client")
+        response = _Response(send, gone, self._stall_sec)
         pump = loop.create_task(self._pump(request, scope, response), name=self._name)
         self._calls.own_stream(pump)
-        gone = loop.create_task(_client_gone(receive), name=f"{self._name} client")
         try:
             ended, _ = await asyncio.wait(
                 {pump, gone}, timeout=HEADERS_WITHIN_SEC, return_when=asyncio.FIRST_COMPLETED
@@ -130,11 +140,9 @@ class StreamEndpoint:
                 await response.start()
                 await asyncio.wait({pump, gone}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            client_left = gone.done()
-            gone.cancel()
-            pump.cancel()
-            await asyncio.wait({pump, gone})
-        if pump.cancelled() and not client_left:
+            await end(pump)
+            await end(gone)
+        if pump.cancelled() and not response.client_left:
             await response.end()
 
     async def _pump(self, request: Message, scope: Scope, response: _Response) -> None:
@@ -145,11 +153,13 @@ class StreamEndpoint:
             cancelled = False
         except TimeoutError:
             _log.warning("a client takes no events", method=self._name, peer=context.peer())
+        except ClientGone:
+            pass
         finally:
             context.finish(cancelled=cancelled)
 
     async def _send_all(self, request: Message, context: HttpServicerContext, response: _Response) -> None:
-        stalled = False
+        untold = False
         responses = None
         try:
             responses = self._call(request, context)
@@ -157,12 +167,12 @@ class StreamEndpoint:
                 text = self._write(message)
                 try:
                     await response.event(text)
-                except TimeoutError:
-                    stalled = True
+                except (TimeoutError, ClientGone):
+                    untold = True
                     raise
             status = context.failure()
         except Exception as error:
-            if stalled:
+            if untold:
                 raise
             status = status_of_call(error, context, self._name)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -17,7 +18,7 @@ from gateway_http.http_rules import rules_of
 from gateway_http.request_binding import RequestBinding
 from gateway_http.targets import local
 from tests.contract.gateway_http.conftest import ORDERS, Served
-from tests.contract.gateway_http.servicers import event, order_servicer
+from tests.contract.gateway_http.servicers import OrderServicer, event, order_servicer
 from trade2026.oms.v1 import order_service_pb2_grpc
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -152,6 +153,23 @@ async def test_a_method_that_the_servicer_lacks_is_unimplemented(in_process: Ser
     assert answer.status_code == 501
 
 
+def stream_endpoint(servicer: OrderServicer, stall_sec: float = 30) -> StreamEndpoint:
+    codec, method = Codec(), ORDERS.methods_by_name["StreamExecutions"]
+    (rule,) = rules_of(method)
+    return StreamEndpoint(
+        codec,
+        method,
+        rule,
+        RequestBinding(codec, method, rule),
+        local(ORDERS, servicer).target.stream(method),
+        OpenCalls(None),
+        stall_sec=stall_sec,
+    )
+
+
+SCOPE = {"type": "http", "query_string": b"account=a", "headers": []}
+
+
 async def test_a_client_that_takes_nothing_is_given_up() -> None:
     servicer = order_servicer()
 
@@ -162,17 +180,6 @@ async def test_a_client_that_takes_nothing_is_given_up() -> None:
             yield event(number)
 
     servicer.events = endless
-    codec, method = Codec(), ORDERS.methods_by_name["StreamExecutions"]
-    (rule,) = rules_of(method)
-    endpoint = StreamEndpoint(
-        codec,
-        method,
-        rule,
-        RequestBinding(codec, method, rule),
-        local(ORDERS, servicer).target.stream(method),
-        OpenCalls(None),
-        stall_sec=0.05,
-    )
     taken = 0
 
     async def receive() -> Any:
@@ -184,11 +191,68 @@ async def test_a_client_that_takes_nothing_is_given_up() -> None:
         if taken == 5:
             await asyncio.Event().wait()
 
-    scope = {"type": "http", "query_string": b"account=a", "headers": []}
     async with asyncio.timeout(5):
-        await endpoint({}, scope, receive, send)
+        await stream_endpoint(servicer, stall_sec=0.05)({}, SCOPE, receive, send)
         await servicer.streams_ended.wait()
     assert taken == 5
+
+
+async def deaf_and_silent(_: Any, __: Any) -> AsyncIterator[Any]:
+    """Loses one cancellation, as `asyncio.wait_for` of Python 3.11 does when the answer comes with it."""
+    yield event(1)
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
+    await asyncio.Event().wait()
+
+
+async def deaf_and_talking(_: Any, __: Any) -> AsyncIterator[Any]:
+    """Loses every cancellation."""
+    number = 0
+    while True:
+        number += 1
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.01)
+        yield event(number)
+
+
+@pytest.mark.parametrize("events", [deaf_and_silent, deaf_and_talking])
+async def test_a_stream_ends_with_its_client_although_a_cancellation_was_lost(events: Any) -> None:
+    servicer = order_servicer()
+    servicer.events = events
+    told, left = asyncio.Event(), asyncio.Event()
+    sent_to_nobody: list[Any] = []
+
+    async def receive() -> Any:
+        await told.wait()
+        left.set()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        if left.is_set():
+            sent_to_nobody.append(message)
+        elif message["type"] == "http.response.body":
+            told.set()
+
+    async with asyncio.timeout(5):
+        await stream_endpoint(servicer)({}, SCOPE, receive, send)
+    assert servicer.streams_ended.is_set()
+    assert sent_to_nobody == []
+
+
+async def test_a_stop_ends_a_stream_although_a_cancellation_was_lost() -> None:
+    calls = OpenCalls(None)
+
+    async def lost_once() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    stream = asyncio.create_task(lost_once())
+    calls.own_stream(stream)
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await calls.stop(30)
+    assert stream.cancelled()
 
 
 @pytest.mark.parametrize("clients", [20])
