@@ -1,6 +1,7 @@
 """Claims on ports: who holds one is named, and shared ports stay reserved."""
 
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -8,7 +9,6 @@ import sys
 import pytest
 
 from services.runtime.local_stack import free_ports
-from services.runtime.local_stack import ports as local_ports
 from services.runtime.ports import PortClaim, PortTaken, check_free, claims_of, hold
 from services.runtime.settings import MonitoringSettings, ServiceConfig, ServiceSettings
 
@@ -100,7 +100,7 @@ def test_two_processes_never_choose_the_same_port(monkeypatch: pytest.MonkeyPatc
         assert other.stdin is not None
         assert other.stdout is not None
         theirs = int(other.stdout.readline())
-        monkeypatch.setattr(local_ports.random, "sample", lambda ports, k: [theirs])
+        monkeypatch.setattr(random, "sample", lambda ports, k: [theirs])
         with pytest.raises(OSError, match="fewer than 1 free ports"):
             free_ports(1)
         other.stdin.close()
