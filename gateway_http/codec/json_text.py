@@ -6,10 +6,10 @@ object: a faster one that hides a repeated key would be no use here.
 
 import json
 import re
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, TypeAlias
 
 JsonValue: TypeAlias = Any
-"""`dict`, `list`, `str`, `Number`, `bool` or None."""
+"""`dict`, `list`, `str`, `Number`, `bool`, `NoNumber` or None."""
 
 NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 """A number as JSON writes it."""
@@ -23,6 +23,18 @@ class Number(str):
     """A JSON number, as the text that it was written with."""
 
     __slots__ = ()
+
+
+class NoNumber:
+    """`NaN`, `Infinity` or `-Infinity`, which JSON does not have and no field takes.
+
+    A value of its own, so that the error names the field that it was given for.
+    """
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name: Final = name
 
 
 class AmbiguousObject(dict[str, JsonValue]):
@@ -79,7 +91,7 @@ def kind_of(value: JsonValue) -> str:
         return "null"
     if value is True or value is False:
         return "a boolean"
-    return _KINDS[type(value)]
+    return value.name if type(value) is NoNumber else _KINDS[type(value)]
 
 
 _KINDS: Final[dict[Any, str]] = {
@@ -105,10 +117,6 @@ def _object(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
     return ambiguous
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise MalformedJson(f"{name} is not a JSON number")
-
-
 _DECODER: Final = json.JSONDecoder(
-    object_pairs_hook=_object, parse_float=Number, parse_int=Number, parse_constant=_refuse_constant
+    object_pairs_hook=_object, parse_float=Number, parse_int=Number, parse_constant=NoNumber
 )
