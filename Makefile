@@ -11,7 +11,7 @@ GRPCURL_VERSION           := v1.9.3
 GRPC_HEALTH_PROBE_VERSION := v0.4.40
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down test robustness lint format proto perf gate soak tools lock clean
+.PHONY: help install demo up down test robustness lint format proto perf gate guard soak tools lock clean
 
 help: ## list the tasks
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1|/' | while IFS='|' read -r task text; do printf '  make %-10s %s\n' "$$task" "$$text"; done
@@ -59,6 +59,9 @@ perf: tools ## measure everything and write perf/report/ (PERF_SECONDS=2 for a s
 
 gate: tools ## the documented acceptance runs with their levels (GATE_SECONDS=30 for a short one)
 	$(BIN)/python -m perf.gate
+
+guard: tools ## fail when an order or a check costs much more than it did, as ratios (perf/bounds.json)
+	$(BIN)/python -m perf.guard
 
 soak: tools ## a million orders: nothing lost, memory flat (SOAK_ORDERS, SOAK_RATE); writes docs/soak.md
 	$(BIN)/python -m perf.soak docs
