@@ -9,9 +9,9 @@ from typing import Final, Protocol
 
 import msgspec
 
-from services.messages import VERSION
+from services.messages import UNREADABLE, VERSION, BadMessage
 from services.runtime.publisher import Publisher
-from services.runtime.telemetry import counter
+from services.runtime.telemetry import counter, get_logger
 
 ORDERS_SUBJECT: Final = "deadletter.orders"
 """Of ORDERS, refused by the venue."""
@@ -23,7 +23,10 @@ LEDGER_SUBJECT: Final = "deadletter.ledger"
 """Of LEDGER, refused by the log of orders."""
 LARGEST_DATA: Final = 64 * 1024
 """Bytes of a payload that are kept."""
+LONGEST_REASON: Final = 1024
+"""Characters of a reason that are kept: it may quote the payload, and a letter has to fit into a message."""
 
+_log = get_logger("dead_letters")
 _put: Final = counter("dead_letters", "Messages put aside with a reason, by subject", ("subject",))
 
 
@@ -75,7 +78,7 @@ def dead_letter(stream: str, message: StoredMessage, reason: str) -> bytes:
         encoded = base64.b64encode(kept).decode()
     return msgspec.json.encode(
         DeadLetter(
-            reason=reason,
+            reason=reason[:LONGEST_REASON],
             stream=stream,
             sequence=message.sequence,
             subject=message.subject,
@@ -88,8 +91,26 @@ def dead_letter(stream: str, message: StoredMessage, reason: str) -> bytes:
 
 
 def read_dead_letter(payload: bytes) -> DeadLetter:
-    """The letter in a message of `deadletter.>`. Raises `msgspec.DecodeError` for anything else."""
-    return _decode(payload)
+    """The letter in a message of `deadletter.>`. Raises `BadMessage` for anything else."""
+    try:
+        return _decode(payload)
+    except UNREADABLE as error:
+        raise BadMessage(str(error)) from None
+
+
+def refusal(error: Exception, **where: object) -> str:
+    """Why a message is put aside of which the reading raised `error`.
+
+    Anything but a `BadMessage` is a fault of this program, and logged with `where`. Were it to end the
+    process, the next one would meet the same message, and nothing behind it would ever be read. Lack of
+    memory says nothing of the message: that is raised.
+    """
+    if isinstance(error, BadMessage):
+        return str(error)
+    if isinstance(error, MemoryError):
+        raise error
+    _log.error("message failed", exc_info=error, **where)
+    return f"internal error: {type(error).__name__}"
 
 
 def count(subject: str) -> None:

@@ -17,6 +17,9 @@ VERSION: Final = 1
 
 _MICROSECOND: Final = Decimal("0.000001")
 
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for a text that it cannot read; the last one for values that are nested too deep."""
+
 
 class BadMessage(ValueError):
     """A payload that cannot be applied; the message says what is wrong with which member."""
@@ -158,7 +161,7 @@ def decode(kind: type[_P], data: bytes) -> _P:
         decoder = _decoders[kind] = msgspec.json.Decoder(kind)
     try:
         payload = decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise BadMessage(str(error)) from None
     assert isinstance(payload, kind)
     _check_numbers(payload)

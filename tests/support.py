@@ -68,6 +68,11 @@ def is_gone(pid: int) -> bool:
         return True
 
 
+def nested(payload: bytes) -> bytes:
+    """The JSON object `payload` with one more member, of 2 KB, that is nested deeper than a reader goes."""
+    return payload[:-1] + b',"x":' + b"[" * 1_000 + b"]" * 1_000 + b"}"
+
+
 def unique_account(prefix: str = "account") -> str:
     """An account name that no other test uses."""
     return f"{prefix}_{uuid.uuid4().hex[:12]}"

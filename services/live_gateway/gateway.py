@@ -110,25 +110,20 @@ class Gateway:
         while self.engine.undisclosed + self._lanes[REPORTS_LANE].size >= MAX_UNTOLD:
             self._progress.clear()
             await self._progress.wait()
-        requests: list[intake.Request | BadMessage] = []
+        requests: list[intake.Request | str] = []  # or why it is none
         for message in messages:
             try:
                 requests.append(intake.read(message.subject, message.data))
-            except BadMessage as error:
-                requests.append(error)
+            except Exception as error:
+                requests.append(dead_letters.refusal(error, sequence=message.sequence))
         await self._look_up(
-            [
-                order_id
-                for one in requests
-                if not isinstance(one, BadMessage)
-                for order_id in intake.order_ids(one)
-            ]
+            [order_id for one in requests if not isinstance(one, str) for order_id in intake.order_ids(one)]
         )
         now_ns = self._clock.now_ns()
         self.engine.advance(now_ns)
         for message, request in zip(messages, requests, strict=True):
-            if isinstance(request, BadMessage):
-                self._give_up(message, str(request), now_ns)
+            if isinstance(request, str):
+                self._give_up(message, request, now_ns)
                 continue
             if isinstance(request, NewOrder):
                 _note_received(request, message.sequence)
@@ -238,10 +233,7 @@ class Gateway:
         try:
             return intake.apply(self.engine, request, now_ns) or ""
         except Exception as error:
-            # A fault of this program. Were it to end the process, the next one would meet the same message,
-            # and no order behind it would ever be executed.
-            _log.error("order message failed", order_id=request.order_id, exc_info=error)
-            return f"internal error: {type(error).__name__}"
+            return dead_letters.refusal(error, order_id=request.order_id)
 
     def _give_up(self, message: Message, reason: str, now_ns: int) -> None:
         _log.warning(

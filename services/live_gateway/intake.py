@@ -8,6 +8,7 @@ from services.ledger.order import Terms
 from services.live_gateway.engine import Engine
 from services.live_gateway.orders import Reason, WorkingOrder
 from services.messages import BadMessage, CancelOrder, NewOrder, ReplaceOrder, decode, nanoseconds
+from services.order_request import SYMBOL
 
 Request = NewOrder | CancelOrder | ReplaceOrder
 
@@ -30,8 +31,12 @@ def read(subject: str, data: bytes) -> Request:
     if not isinstance(request, NewOrder):
         if request.revision < 1:
             raise BadMessage("revision counts from 1")
-    elif request.sibling is not None:
-        _check_sibling(request, request.sibling)
+    else:
+        if not SYMBOL.fullmatch(request.symbol):
+            # The report that rejects an order repeats its symbol, and has to fit into a message itself.
+            raise BadMessage("symbol is not valid")
+        if request.sibling is not None:
+            _check_sibling(request, request.sibling)
     return request
 
 

@@ -11,7 +11,7 @@ from services.ledger.numbers import plain
 from services.live_gateway.gateway import Gateway
 from services.live_gateway.journal import Journal
 from services.live_gateway.orders import SeenOrder, WorkingOrder
-from services.messages import timestamp
+from services.messages import UNREADABLE, timestamp
 from services.runtime.clock import Clock
 from services.runtime.connections import NatsClient
 from services.runtime.telemetry import get_logger
@@ -148,5 +148,5 @@ def _ended(order_id: str, ended: SeenOrder) -> VenueOrder:
 def _read(kind: type[_R], data: bytes) -> _R | ErrorAnswer:
     try:
         return msgspec.json.decode(data or b"{}", type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         return ErrorAnswer(str(error))

@@ -8,6 +8,7 @@ from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 
 from services.market_data.dates import Shift, choose_shift
+from services.messages import UNREADABLE
 from services.runtime.streams import REPLAY_BUCKET, ensure_bucket
 from services.runtime.telemetry import get_logger
 
@@ -65,5 +66,5 @@ async def _read(bucket: KeyValue) -> tuple[StoredShift | None, int]:
         return None, (error.entry.revision or 0) if error.entry is not None else 0
     try:
         return msgspec.json.decode(entry.value or b"", type=StoredShift), entry.revision or 0
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None, entry.revision or 0

@@ -16,12 +16,11 @@ from collections.abc import Callable, Coroutine
 from itertools import islice
 from typing import Any, Final, Protocol
 
-from services.dead_letters import EXECUTIONS_SUBJECT, DeadLetters
+from services.dead_letters import EXECUTIONS_SUBJECT, DeadLetters, refusal
 from services.ledger.account import Account
 from services.ledger.commands import ApplyReport, Command, Outcome, ReportKind
 from services.ledger.errors import LedgerError
 from services.ledger.order import Order
-from services.messages import BadMessage
 from services.oms.report_decoding import decode_report
 from services.oms.report_record import note_applied
 from services.runtime.connections import NatsClient
@@ -192,8 +191,8 @@ class _Partition:
     def _take(self, message: Message) -> None:
         try:
             report = decode_report(message)
-        except BadMessage as error:
-            self.bury(message, str(error))
+        except Exception as error:
+            self.bury(message, refusal(error, sequence=message.sequence))
             return
         lane = self.lanes.get(report.account)
         if lane is None:

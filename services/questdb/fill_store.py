@@ -11,8 +11,7 @@ from typing import Any, Final
 
 import psycopg
 
-from services.dead_letters import FILLS_SUBJECT, DeadLetters
-from services.messages import BadMessage
+from services.dead_letters import FILLS_SUBJECT, DeadLetters, refusal
 from services.questdb.durable_pull import Delivered, DurablePull
 from services.questdb.fill_rows import fill_row
 from services.questdb.schema import FILLS, ensure_tables
@@ -104,8 +103,8 @@ class FillStore:
             try:
                 rows.append(fill_row(message))
                 good.append(message)
-            except BadMessage as error:
-                bad.append((message, str(error)))
+            except Exception as error:
+                bad.append((message, refusal(error, sequence=message.sequence)))
             if count % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)
         if not rows or await self._written(rows):

@@ -16,7 +16,7 @@ from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
-from services.dead_letters import LEDGER_SUBJECT, DeadLetters
+from services.dead_letters import LEDGER_SUBJECT, DeadLetters, refusal
 from services.ledger.codec import Commit, UnknownFormat, decode_commits
 from services.questdb.order_fold import LoggedOrder, Occurrence, Row, introduces, logged, order_of
 from services.questdb.queries import TableSuspended, logged_orders, wait_applied
@@ -166,6 +166,8 @@ class OrdersLogStore:
             return decode_commits(message.data)
         except UnknownFormat as error:
             reason = str(error)
+        except Exception as error:
+            reason = refusal(error, sequence=message.sequence)
         _log.error("message of LEDGER cannot be read", sequence=message.sequence, reason=reason)
         while True:
             try:

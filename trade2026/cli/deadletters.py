@@ -6,12 +6,12 @@ import sys
 from datetime import UTC, datetime
 from typing import Final
 
-import msgspec
 import nats
 from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 
 from services.dead_letters import DeadLetter, read_dead_letter
+from services.messages import BadMessage
 from services.runtime.streams import DEADLETTER
 
 _TIMEOUT_SEC: Final = 3
@@ -41,7 +41,7 @@ async def _print(url: str, count: int) -> None:
                 continue  # somebody removed it
             try:
                 print(line(message.subject or "", read_dead_letter(message.data or b"")))
-            except msgspec.DecodeError:
+            except BadMessage:
                 print(f"{message.subject} {sequence}: not a dead letter of this version")
     finally:
         await client.close()

@@ -11,7 +11,7 @@ from services.runtime.local_stack import NatsServer
 from services.runtime.local_stack.part import http_get
 from services.runtime.streams import DEADLETTER
 from tests.integration.live_gateway.venue_process import Exchange, VenueProcess
-from tests.support import eventually
+from tests.support import eventually, nested
 
 StartVenue = Callable[..., VenueProcess]
 
@@ -124,6 +124,9 @@ BAD = (
     ("orders.alice.new", b"\xff garbage"),
     ("orders.alice.new", OTHER_ACCOUNT),
     ("orders.alice.cancel", NO_ORDER_ID),
+    ("orders.bob.new", nested(OTHER_ACCOUNT)),
+    ("orders.bob.new", OTHER_ACCOUNT.replace(b"buy", b"b" * 1_900_000)),
+    ("orders.bob.new", OTHER_ACCOUNT.replace(b"BTCUSDT", b"B" * 1_900_000)),
 )
 
 
@@ -144,17 +147,17 @@ async def test_bad_messages_go_to_the_dead_letters_and_stop_nobody(
 
     async def dead_letters() -> list[dict[str, Any]]:
         letters = [json.loads(message.data) for message in await exchange.stored(DEADLETTER)]
-        assert len(letters) == 5
+        assert len(letters) == len(BAD) + 2
         return letters
 
     letters = await eventually(dead_letters)
-    assert [letter["sequence"] for letter in letters] == [1, 2, 3, 4, 5]
-    assert [letter["subject"] for letter in letters[:3]] == [subject for subject, _ in BAD]
+    assert [letter["sequence"] for letter in letters] == list(range(1, len(BAD) + 3))
+    assert [letter["subject"] for letter in letters[: len(BAD)]] == [subject for subject, _ in BAD]
     assert letters[0]["base64"]
     assert letters[1]["text"] == OTHER_ACCOUNT.decode()
-    assert [letter["reason"] for letter in letters[3:]] == ["unknown_symbol", "invalid_quantity"]
+    assert [letter["reason"] for letter in letters[len(BAD) :]] == ["unknown_symbol", "invalid_quantity"]
     _, metrics = http_get(venue.addresses["metrics"], "/metrics")
-    assert b'dead_letters_total{subject="deadletter.orders"} 5.0' in metrics
+    assert b'dead_letters_total{subject="deadletter.orders"} 8.0' in metrics
 
 
 async def test_positions_on_request_are_the_sum_of_fills_at_a_sequence(

@@ -20,7 +20,7 @@ from services.runtime.local_stack import NatsServer, QuestDbServer
 from services.runtime.publisher import Publisher
 from services.runtime.streams import EXECUTIONS
 from tests.integration.questdb.support import connected, fill, pool_of, publish, store_of
-from tests.support import eventually
+from tests.support import eventually, nested
 
 
 async def rows_of(pool: QuestdbPool, account: str) -> list[tuple[Any, ...]]:
@@ -108,6 +108,16 @@ async def test_a_fill_without_a_time_that_is_told_again_is_one_row(
         (b'{"account":"%s","symbol":"BTCUSDT","side":"buy","quantity":-1,"price":2}', "quantity"),
         (b'{"account":"%s","symbol":"BTCUSDT","side":"buy","quantity":1,"price":2,"version":9}', "version"),
         (b"\xff\xfe", ""),
+        pytest.param(
+            nested(b'{"account":"%s","symbol":"BTCUSDT","side":"buy","quantity":1,"price":2}'),
+            "recursion",
+            id="nested",
+        ),
+        pytest.param(
+            b'{"account":"' + b"o" * 1_900_000 + b'","symbol":"A","side":"buy","quantity":1,"price":2}',
+            "account",
+            id="long",
+        ),
     ],
 )
 async def test_an_unusable_message_goes_to_the_dead_letters_and_holds_nobody_up(

@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import psycopg
+import pytest
 
 from services.ledger.codec import encode_commit, join_commits
 from services.ledger.events import Acknowledged, Event, Filled, Opened, Reserved
@@ -24,7 +25,7 @@ from services.runtime.local_stack import NatsServer, QuestDbServer
 from services.runtime.publisher import Publisher
 from services.runtime.streams import LEDGER
 from tests.integration.questdb.support import connected, pool_of
-from tests.support import eventually
+from tests.support import eventually, nested
 from tests.unit.ledger.making import make_order
 
 
@@ -224,12 +225,16 @@ async def test_a_stream_that_was_made_anew_is_read_from_its_start(
         await asyncio.wait_for(task, 10)
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [pytest.param(b'[{"v":99}]', id="newer"), pytest.param(b"[" + nested(b'{"v":1}') + b"]", id="nested")],
+)
 async def test_a_message_that_cannot_be_read_is_set_aside(
-    empty_nats: NatsServer, empty_questdb: QuestDbServer, account: str
+    empty_nats: NatsServer, empty_questdb: QuestDbServer, account: str, payload: bytes
 ) -> None:
     async with connected(empty_nats) as (client, publisher), pool_of(empty_questdb) as pool:
         ledger = Account(account, publisher)
-        await publisher.publish(f"ledger.{ledger.partition}.{account}", b'[{"v":99}]', "bad")
+        await publisher.publish(f"ledger.{ledger.partition}.{account}", payload, "bad")
         await ledger.commit(Reserved(make_order(account, "1")))
         store = store_of(client, publisher, pool)
         task = asyncio.create_task(store.run())

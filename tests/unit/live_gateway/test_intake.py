@@ -8,6 +8,7 @@ import pytest
 from services.ledger.order import OrderType, Side
 from services.live_gateway.intake import apply, order_ids, read
 from services.messages import BadMessage, CancelOrder, NewOrder, ReplaceOrder
+from tests.support import nested
 from tests.unit.live_gateway.venue import Venue, order_id, said
 
 NEW = {
@@ -68,6 +69,8 @@ def test_each_kind_is_read_by_its_subject() -> None:
             "sibling is not a second order",
         ),
         ("orders.alice.new", {**NEW, "sibling": {**SIBLING, "quantity": 1e30}}, "quantity"),
+        ("orders.alice.new", {**NEW, "symbol": "X" * 33}, "symbol"),
+        ("orders.alice.new", {**NEW, "symbol": "BTC\u0001"}, "symbol"),
         ("orders.alice.cancel", {**CANCEL, "revision": 0}, "revision"),
         ("orders.alice.cancel", {**CANCEL, "revision": 1.5}, "revision"),
     ],
@@ -83,6 +86,18 @@ def test_message_that_is_no_request_is_refused_with_the_reason(
 def test_garbage_is_refused(data: bytes) -> None:
     with pytest.raises(BadMessage):
         read("orders.alice.new", data)
+
+
+@pytest.mark.parametrize("subject", ["orders.alice.new", "orders.alice.cancel", "orders.alice.replace"])
+def test_unknown_member_that_is_nested_too_deep_is_refused(subject: str) -> None:
+    with pytest.raises(BadMessage, match="recursion"):
+        read(subject, nested(json.dumps({**NEW, **CANCEL}).encode()))
+
+
+def test_siblings_of_siblings_without_end_are_refused() -> None:
+    head = json.dumps(NEW).encode()[:-1] + b',"sibling":'
+    with pytest.raises(BadMessage):
+        read("orders.alice.new", head * 3_000 + b"null" + b"}" * 3_000)
 
 
 def test_request_reaches_the_engine_with_all_its_terms() -> None:

@@ -14,6 +14,7 @@ from services.ledger.commands import ApplyReport, ReportKind
 from services.messages import BadMessage
 from services.oms.report_decoding import decode_report
 from services.runtime.journal_reader import Message
+from tests.support import nested
 
 FILL: dict[str, Any] = {
     "account": "a",
@@ -87,6 +88,11 @@ def test_every_kind_of_execution_is_read(kind: ReportKind) -> None:
 def test_what_cannot_be_applied_says_why(subject: str, changed: dict[str, Any]) -> None:
     with pytest.raises(BadMessage):
         decode_report(message(subject, {**FILL, **changed}))
+
+
+def test_an_unknown_member_that_is_nested_too_deep_says_why() -> None:
+    with pytest.raises(BadMessage, match="recursion"):
+        decode_report(message("3.fills.a", nested(json.dumps(FILL).encode())))
 
 
 @given(st.binary(max_size=200))

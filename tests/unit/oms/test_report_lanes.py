@@ -16,6 +16,7 @@ from services.ledger.commands import ApplyReport, Command, Effect, Outcome
 from services.ledger.errors import CommitUnknown, LedgerUnavailable
 from services.ledger.order import Order
 from services.oms import reports
+from services.oms.report_decoding import decode_report
 from services.oms.reports import ReportConsumer
 from services.runtime.journal_reader import Message
 from services.runtime.publisher import PublishUnknown
@@ -183,6 +184,25 @@ async def test_a_report_that_the_rules_refuse_is_set_aside_and_the_others_are_co
     await desk.settled()
     assert desk.ledger.booked == {"f1", "f3"}
     assert [letter["sequence"] for letter in desk.publisher.letters] == [2]
+
+
+async def test_a_report_whose_reading_fails_in_whatever_way_is_set_aside_and_holds_up_nothing(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails_at_the_first(message: Message) -> ApplyReport:
+        if message.sequence == 1:
+            raise KeyError("a fault of this program")
+        return decode_report(message)
+
+    monkeypatch.setattr(reports, "decode_report", fails_at_the_first)
+    for sequence in (1, 2):
+        desk.take(sequence)
+    await desk.settled()
+    assert desk.ledger.booked == {"f2"}
+    assert [(one["sequence"], one["reason"]) for one in desk.publisher.letters] == [
+        (1, "internal error: KeyError")
+    ]
+    assert desk.partition.committed == 2
 
 
 async def test_a_dead_letter_holds_the_checkpoint_until_it_is_stored(desk: Desk) -> None:

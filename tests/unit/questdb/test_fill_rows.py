@@ -49,6 +49,11 @@ def test_the_promised_members_alone_are_a_fill() -> None:
     }
 
 
+def test_an_unknown_member_that_is_nested_too_deep_is_no_fill() -> None:
+    with pytest.raises(BadMessage, match="recursion"):
+        row('"x":' + "[" * 1_000 + "]" * 1_000)
+
+
 def test_what_the_venue_says_is_kept() -> None:
     made = row(
         '"fill_id":"f-1","order_id":"acc-1","fee":-0.5,"liquidity":"maker","timestamp":1700000000.000001'
