@@ -5,12 +5,19 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 import msgspec
+from nats.errors import Error as NatsError
+from nats.js.errors import Error as JetStreamError
+from nats.js.errors import NotFoundError
 
 from services.runtime.connections import NatsClient
 from services.runtime.journal_reader import Message, StreamReader
+from services.runtime.tasks import end
 
 _TIMEOUT_SEC: Final = 2.0
 _SILENCE_SEC: Final = 5.0
+"""After so long without a message the server is asked whether there is one."""
+_PATIENCE_SEC: Final = 30.0
+"""How long it may owe one."""
 
 
 class StreamMissing(Exception):
@@ -18,7 +25,7 @@ class StreamMissing(Exception):
 
 
 class StreamUnavailable(Exception):
-    """The server answered with an error; the message has it."""
+    """The server does not give what the stream holds; the message says why."""
 
 
 class StreamState(msgspec.Struct, frozen=True):
@@ -64,22 +71,56 @@ async def stream_state(client: NatsClient, stream: str) -> StreamState:
 async def read_until(
     client: NatsClient, stream: str, after: int, state: StreamState
 ) -> AsyncIterator[list[Message]]:
-    """The messages after sequence `after`, up to the end that `state` tells. Later ones may come with them.
+    """The messages after sequence `after`, up to the end that `state` tells: all that the stream holds there.
+    Later ones may come with them.
 
-    Raises `TimeoutError` when the server is gone for long.
+    Silence proves nothing, a server that stalls keeps its connections: it ends before that end only when the
+    server says that nothing is stored in between. Raises `StreamUnavailable` when that is not certain for
+    30 s, and when the stream is another one or shorter meanwhile; `StreamMissing`; `StreamRegressed`.
     """
     if not state.messages or state.last_seq <= after:
         return
     position = after
+    loop = asyncio.get_running_loop()
     async with StreamReader(client, stream, start_sequence=after + 1) as reader:
-        batches = aiter(reader.batches())
-        while position < state.last_seq:
-            try:
-                async with asyncio.timeout(_SILENCE_SEC):
-                    batch = await anext(batches)
-            except TimeoutError:
-                if not client.is_connected:
-                    raise
-                return  # the last messages were deleted: nothing of them will come
-            yield batch
-            position = batch[-1].sequence
+        batches = reader.batches()
+        coming: asyncio.Task[list[Message]] | None = None
+        heard = loop.time()
+        try:
+            while position < state.last_seq:
+                # One request for a batch lasts until it comes: a generator that is cancelled has ended.
+                coming = coming or loop.create_task(_next(batches), name=f"reading {stream}")
+                done, _ = await asyncio.wait((coming,), timeout=_SILENCE_SEC)
+                if done:
+                    batch, coming = coming.result(), None
+                    yield batch
+                    position, heard = batch[-1].sequence, loop.time()
+                elif await _nothing_more(client, stream, position, state):
+                    return  # the last messages were deleted
+                elif loop.time() - heard >= _PATIENCE_SEC:
+                    raise StreamUnavailable(
+                        f"{stream}: what is stored after message {position} does not come"
+                    )
+        finally:
+            if coming is not None:
+                await end(coming)
+
+
+async def _next(batches: AsyncIterator[list[Message]]) -> list[Message]:
+    return await anext(batches)
+
+
+async def _nothing_more(client: NatsClient, stream: str, position: int, state: StreamState) -> bool:
+    """Whether the server says that nothing is stored after `position`, up to the end that `state` tells."""
+    js = client.jetstream(timeout=_TIMEOUT_SEC)
+    try:
+        try:
+            following = (await js.get_msg(stream, seq=position + 1, subject=">", next=True)).seq
+        except NotFoundError:
+            following = None
+        now = await stream_state(client, stream)
+    except (NatsError, JetStreamError, StreamUnavailable, OSError, TimeoutError):
+        return False
+    if now.created != state.created or now.last_seq < state.last_seq:
+        raise StreamUnavailable(f"{stream} is not any more what it was when its end was asked for")
+    return following is None or following > state.last_seq
