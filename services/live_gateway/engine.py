@@ -198,6 +198,16 @@ class Engine:
         self._told.report(order, ReportKind.REPLACED, now_ns, order.state, revision, "", order.leaves)
         self._work(order, now_ns, entering=True)
 
+    def give_up(self, account: str, order_id: str, seen: SeenOrder, now_ns: int) -> None:
+        """Ends an order whose terms were lost with a journal, unless it works or has ended since."""
+        if order_id in self.working:
+            return
+        seen = self._memory.recall(order_id) or seen
+        if seen.state not in TERMINAL:
+            seen = replace(seen, state=OrderState.CANCELED)
+            self._remember(order_id, seen)
+            self._told.answer(ReportKind.CANCELED, account, order_id, 0, now_ns, Reason.TERMS_LOST, seen)
+
     def mark(self, symbol: str, price: Decimal, now_ns: int) -> None:
         """A new mark, > 0, received at `now_ns`; one of a symbol that is not traded is ignored."""
         book = self.books.get(symbol)

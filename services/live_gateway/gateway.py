@@ -170,6 +170,18 @@ class Gateway:
         self.facts.orders_created, self.facts.orders_seq = created, 0
         self._dirty.set()
 
+    async def end_lost(self) -> None:
+        """Ends the orders whose terms were lost with a journal; ORDERS was taken whole since, so that none of
+        them will ever work. All at once: a crash before they are journaled leaves it to the next start."""
+        # What the journal does not say to have ended, and has, is in memory: it leaves only after its commit.
+        unfinished = await self._journal.unfinished()
+        now_ns, before = self._clock.now_ns(), self.engine.undisclosed
+        for order_id, seen in unfinished.items():
+            self.engine.give_up(order_id.rpartition("-")[0], order_id, seen, now_ns)
+        _log.warning("orders ended whose terms were lost", count=self.engine.undisclosed - before)
+        self.facts.terms_missing = False
+        self._dirty.set()
+
     def set_timer(self) -> None:
         """Makes sure that the engine is told the time when something is due."""
         due_ns = self.engine.next_ns()

@@ -27,7 +27,7 @@ def read(subject: str, data: bytes) -> Request:
     account = tokens[1]
     if request.account != account:
         raise BadMessage(f"account {request.account!r} in the payload, {account!r} in the subject")
-    _check_order_id(request.order_id, account)
+    check_order_id(request.order_id, account)
     if not isinstance(request, NewOrder):
         if request.revision < 1:
             raise BadMessage("revision counts from 1")
@@ -60,7 +60,8 @@ def apply(engine: Engine, request: Request, now_ns: int) -> Reason | None:
     return None
 
 
-def _check_order_id(order_id: str, account: str) -> None:
+def check_order_id(order_id: str, account: str) -> None:
+    """Raises `BadMessage` when it is no order id of that account."""
     shape = _ORDER_ID.fullmatch(order_id)
     if shape is None:
         raise BadMessage(f"order_id {order_id!r} is not {{account}}-{{ULID}}")
@@ -69,7 +70,7 @@ def _check_order_id(order_id: str, account: str) -> None:
 
 
 def _check_sibling(first: NewOrder, second: NewOrder) -> None:
-    _check_order_id(second.order_id, first.account)
+    check_order_id(second.order_id, first.account)
     if second.order_id == first.order_id or second.sibling is not None:
         raise BadMessage("sibling is not a second order")
     if (second.account, second.symbol) != (first.account, first.symbol):

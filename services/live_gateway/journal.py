@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
+from services.ledger.order import TERMINAL
 from services.live_gateway import records
 from services.live_gateway.orders import Position, SeenOrder, WorkingOrder
 from services.live_gateway.records import Facts, Outgoing
@@ -56,6 +57,10 @@ INSERT OR REPLACE INTO positions SELECT json_extract(value, '$[0]'), json_extrac
 _FIND_SEEN: Final = """
 SELECT order_id, state, cumulative, cancels, revision FROM seen
 WHERE order_id IN (SELECT value FROM json_each(?))
+"""
+_UNFINISHED: Final = """
+SELECT order_id, state, cumulative, cancels, revision FROM seen
+WHERE state NOT IN (SELECT value FROM json_each(?))
 """
 _PUT_OUTBOX: Final = "INSERT INTO outbox VALUES (?, ?, ?)"
 _DROP_OUTBOX: Final = "DELETE FROM outbox WHERE lane = ? AND batch <= ?"
@@ -117,7 +122,15 @@ class Journal:
     async def find(self, order_ids: Iterable[str]) -> dict[str, SeenOrder]:
         """Those of the orders that are kept as seen. Raises `JournalError`."""
         wanted = records.encode_ids(order_ids)
-        return await self._run(lambda: self._find(wanted))
+        return await self._run(lambda: self._select(_FIND_SEEN, wanted))
+
+    async def unfinished(self) -> dict[str, SeenOrder]:
+        """The orders that are kept as seen and had not ended when that was written; they may work now.
+
+        Reads every order that was ever seen. Raises `JournalError`.
+        """
+        ended = records.encode_ids(sorted(TERMINAL))
+        return await self._run(lambda: self._select(_UNFINISHED, ended))
 
     async def close(self) -> None:
         """Waits for what was begun and closes the file."""
@@ -198,6 +211,6 @@ class Journal:
                 execute("ROLLBACK")
             raise
 
-    def _find(self, wanted: str) -> dict[str, SeenOrder]:
+    def _select(self, statement: str, texts: str) -> dict[str, SeenOrder]:
         assert self._connection is not None
-        return dict(records.decode_seen(row) for row in self._connection.execute(_FIND_SEEN, (wanted,)))
+        return dict(records.decode_seen(row) for row in self._connection.execute(statement, (texts,)))

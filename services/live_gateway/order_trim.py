@@ -7,12 +7,9 @@ Only what the journal holds is removed, never what is merely decided. A journal 
 import asyncio
 from typing import Final
 
-from nats.errors import Error as NatsError
-from nats.js.errors import Error as JetStreamError
-
 from services.live_gateway import metrics
 from services.live_gateway.gateway import Gateway
-from services.live_gateway.streams import StreamMissing, StreamUnavailable, stream_state
+from services.live_gateway.streams import UNAVAILABLE, stream_state
 from services.runtime.connections import NatsClient
 from services.runtime.streams import ORDERS
 from services.runtime.telemetry import get_logger
@@ -39,14 +36,7 @@ class OrderTrim:
             await asyncio.sleep(self._interval_sec)
             try:
                 await self.trim()
-            except (
-                NatsError,
-                JetStreamError,
-                StreamMissing,
-                StreamUnavailable,
-                OSError,
-                TimeoutError,
-            ) as error:
+            except UNAVAILABLE as error:
                 _log.warning("orders not trimmed", error=f"{type(error).__name__}: {error}")
 
     async def trim(self) -> None:

@@ -46,7 +46,8 @@ class Reason(StrEnum):
     SELF_MATCH = "self_match"
     """It would have traded against an order of its own account."""
     TERMS_LOST = "terms_lost"
-    """More was executed than these terms allow: they had been amended before the journal was lost."""
+    """The journal was lost, and with it the order's terms: ORDERS does not hold them any more, or holds terms
+    that allow less than was executed, because they had been amended."""
 
 
 MALFORMED: Final = frozenset({Reason.UNKNOWN_SYMBOL, Reason.INVALID_QUANTITY, Reason.INVALID_PRICE})

@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from nats.errors import Error as NatsError
-from nats.js.errors import Error as JetStreamError
 
 from services.live_gateway.positions import Movement
 from services.live_gateway.records import Outgoing
-from services.live_gateway.streams import StreamMissing, StreamUnavailable, read_until, stream_state
+from services.live_gateway.streams import UNAVAILABLE, StreamMissing, read_until, stream_state
 from services.runtime.connections import NatsClient
 from services.runtime.journal_reader import StreamRegressed
 from services.runtime.publisher import PubAck, Publisher, PublishError
@@ -29,17 +28,6 @@ _RETRY_FIRST_SEC: Final = 0.05
 _RETRY_LAST_SEC: Final = 1.0
 
 _log = get_logger("live_gateway.outbox")
-
-_UNAVAILABLE: Final = (
-    NatsError,
-    JetStreamError,
-    StreamMissing,
-    StreamUnavailable,
-    StreamRegressed,
-    OSError,
-    TimeoutError,
-)
-
 
 _OUTCOMES: Final = (PubAck, PublishError, NatsError)
 
@@ -185,7 +173,7 @@ class Outbox:
         while True:
             try:
                 return await self._stored(msg_ids)
-            except _UNAVAILABLE as error:
+            except (*UNAVAILABLE, StreamRegressed) as error:
                 self.blocked = str(error) or type(error).__name__
                 _log.warning("stream unavailable", stream=self._stream, error=self.blocked)
                 await asyncio.sleep(retry_sec)

@@ -28,6 +28,9 @@ class Facts(msgspec.Struct):
     executions_created: str = ""
     executions_seq: int = 0
     """All reports up to this sequence of EXECUTIONS are known to be stored there."""
+    terms_missing: bool = False
+    """Orders may be kept as seen that have not ended and whose terms were lost with an older journal: those
+    that do not come back by the end of ORDERS are ended."""
     marks: dict[str, tuple[Decimal, int]] = {}
     """symbol → (mark, when it was received)."""
 

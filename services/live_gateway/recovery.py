@@ -2,8 +2,9 @@
 
 Executing everything in ORDERS once more would double every position. What the reports in EXECUTIONS tell is
 enough to prevent that: which orders have ended, how much of the others was executed, and the positions. The
-terms of orders that work come back when ORDERS is read from its start. Decisions that were journaled and
-never published are lost with the journal; nobody has seen them, and they are made anew.
+terms of orders that work come back when ORDERS is read from its start; those whose message was trimmed are
+ended then (`terms_lost`), because nobody can work them. Decisions that were journaled and never published are
+lost with the journal; nobody has seen them, and they are made anew.
 """
 
 from decimal import Decimal
@@ -12,13 +13,14 @@ from typing import Final
 from services.ledger.numbers import ZERO
 from services.ledger.order import TERMINAL, OrderState
 from services.live_gateway import positions, records
+from services.live_gateway.intake import check_order_id
 from services.live_gateway.journal import Entry, Journal, Journaled
 from services.live_gateway.memory import ULID_LENGTH
 from services.live_gateway.orders import ReportKind, SeenOrder
 from services.live_gateway.positions import PositionTable
 from services.live_gateway.records import Facts
 from services.live_gateway.streams import read_until, stream_state
-from services.messages import Execution, Fill, decode
+from services.messages import BadMessage, Execution, Fill, decode
 from services.runtime.connections import NatsClient
 from services.runtime.journal_reader import Message
 from services.runtime.streams import EXECUTIONS
@@ -72,6 +74,7 @@ async def recover(client: NatsClient, journal: Journal, facts: Facts) -> Journal
             await journal.commit(Entry(records.encode_facts(Facts(facts.venue)), seen=_rows(reports.ended)))
             reports.ended.clear()
     facts.executions_created = state.created
+    facts.terms_missing = bool(reports.open)
     facts.highest_ulid = reports.highest_ulid
     if reports.count:
         _log.warning(
@@ -103,22 +106,25 @@ class _Reports:
     def add(self, message: Message) -> None:
         """Takes one stored message; what is no report of a venue like this one is skipped."""
         try:
-            if message.subject.split(".")[1] == "fills":
-                self._add_fill(decode(Fill, message.data))
+            _, kind, account = message.subject.split(".")
+            if kind == "fills":
+                self._add_fill(decode(Fill, message.data), account)
             else:
-                self._add_execution(decode(Execution, message.data))
+                self._add_execution(decode(Execution, message.data), account)
         except ValueError:
             return  # a `BadMessage`, or a state that no venue of ours reports
         self.count += 1
 
-    def _add_fill(self, fill: Fill) -> None:
-        if not fill.order_id or not fill.status or not fill.fill_id:
-            return
-        self.positions.apply(positions.of_fill(fill))
+    def _add_fill(self, fill: Fill, account: str) -> None:
+        _check_owner(fill, account)
+        if not fill.fill_id:
+            raise BadMessage("fill_id is missing")
         executed = fill.cumulative if fill.cumulative is not None else fill.quantity
         self._put(fill.order_id, OrderState(fill.status), executed)
+        self.positions.apply(positions.of_fill(fill))
 
-    def _add_execution(self, report: Execution) -> None:
+    def _add_execution(self, report: Execution, account: str) -> None:
+        _check_owner(report, account)
         if report.kind == ReportKind.ACCEPTED:
             self._put(report.order_id, OrderState.NEW, ZERO)
         elif report.kind in _ENDS:
@@ -132,6 +138,13 @@ class _Reports:
             self.ended[order_id] = seen
         else:
             self.open[order_id] = seen
+
+
+def _check_owner(report: Fill | Execution, account: str) -> None:
+    """What is told of an order later goes to the account in its id."""
+    if report.account != account:
+        raise BadMessage("account of the payload is not the subject's")
+    check_order_id(report.order_id, account)
 
 
 def _rows(seen: dict[str, SeenOrder]) -> str:

@@ -28,6 +28,10 @@ class StreamUnavailable(Exception):
     """The server does not give what the stream holds; the message says why."""
 
 
+UNAVAILABLE: Final = (NatsError, JetStreamError, StreamMissing, StreamUnavailable, OSError, TimeoutError)
+"""What a call to the server raises when it has to be made again later."""
+
+
 class StreamState(msgspec.Struct, frozen=True):
     """One stream at one moment."""
 

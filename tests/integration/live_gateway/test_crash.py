@@ -215,6 +215,52 @@ async def test_lost_journal_is_replaced_by_what_the_reports_tell(
     assert len({report["fill_id"] for report in reports}) == 21
 
 
+async def test_orders_whose_terms_are_in_no_stream_after_the_loss_of_the_journal_are_canceled_once(
+    start_venue: StartVenue, exchange: Exchange
+) -> None:
+    venue = start_venue(
+        VENUE__FILL_MODEL="market", STORE__ORDERS_KEPT="3", STORE__ORDERS_TRIM_INTERVAL_SEC="0.1"
+    )
+    await venue.until_healthy()
+    await exchange.mark("45000")
+    trimmed = [await exchange.new("alice", price=44000, quantity=2) for _ in range(5)]
+    ended = [await exchange.new("bob", price=45000) for _ in range(5)]
+    kept = [await exchange.new("alice", price=44000, quantity=3) for _ in range(3)]
+    js = exchange.client.jetstream()
+
+    async def only_kept() -> bool:
+        return (await js.stream_info(ORDERS)).state.messages == 3
+
+    await eventually(lambda: _counted(exchange, 13))
+    await eventually(only_kept)
+    venue.kill()
+    for file in venue.journal.parent.glob("journal.sqlite3*"):
+        file.unlink()
+    venue.start()
+
+    async def told() -> list[tuple[str, str]]:
+        reports = [one for one in await exchange.reports() if one.get("reason") == "terms_lost"]
+        assert len(reports) == len(trimmed)
+        assert {(one["kind"], one["status"], one.get("revision", 0)) for one in reports} == {
+            ("canceled", "canceled", 0)
+        }
+        return [(one["account"], one["order_id"]) for one in reports]
+
+    assert sorted(await eventually(told, within_sec=20)) == [("alice", one) for one in sorted(trimmed)]
+    venue.kill()
+    venue.start()
+    await venue.until_healthy()
+    await exchange.mark("44000")
+
+    async def filled() -> set[str]:
+        fills = {one["order_id"] for one in await exchange.reports() if one["kind"] == "fill"}
+        assert fills >= {*ended, *kept}
+        return fills
+
+    assert await eventually(filled) == {*ended, *kept}
+    await told()
+
+
 async def test_partly_executed_order_goes_on_after_the_loss_of_the_journal(
     start_venue: StartVenue, exchange: Exchange
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 from services.ledger.order import OrderState, Side
 from services.live_gateway.engine import Engine
 from services.live_gateway.memory import OrderMemory
-from services.live_gateway.orders import SeenOrder
+from services.live_gateway.orders import Decision, SeenOrder
 from tests.unit.live_gateway.venue import Venue, market_model, only_report, only_trade, order_id, said
 
 BUY, SELL = Side.BUY, Side.SELL
@@ -223,3 +223,26 @@ def test_mark_of_a_symbol_that_is_not_traded_is_ignored(venue: Venue) -> None:
     venue.engine.mark("DOGEUSDT", Decimal(1), venue.now_ns)
     assert venue.told() == []
     assert venue.engine.without_mark(venue.now_ns) == ["ETHUSDT"]
+
+
+def _give_up(venue: Venue, seen: SeenOrder) -> list[Decision]:
+    venue.engine.give_up("alice", ID, seen, venue.now_ns)
+    return venue.told()
+
+
+def test_order_whose_terms_were_lost_is_canceled_once_with_what_was_executed(venue: Venue) -> None:
+    partly = SeenOrder(OrderState.PARTIALLY_FILLED, Decimal("0.4"))
+    report = only_report(_give_up(venue, partly))
+    assert (report.kind, report.status, report.reason) == ("canceled", "canceled", "terms_lost")
+    assert (report.account, report.order_id, report.revision) == ("alice", ID, 0)
+    assert (report.cumulative, report.leaves) == (Decimal("0.4"), 0)
+    assert venue.changes.seen == {ID: SeenOrder(OrderState.CANCELED, Decimal("0.4"))}
+    assert _give_up(venue, partly) == []
+    assert venue.limit(BUY, "1", "46000", id=ID) == []
+
+
+def test_order_that_works_or_has_ended_is_not_given_up(venue: Venue) -> None:
+    venue.limit(BUY, "1", "44000", id=ID)
+    assert _give_up(venue, SeenOrder(OrderState.NEW)) == []
+    venue.cancel(ID, 1)
+    assert _give_up(venue, SeenOrder(OrderState.NEW)) == []

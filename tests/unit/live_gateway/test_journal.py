@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.ledger.order import OrderState, OrderType, Side
+from services.ledger.order import TERMINAL, OrderState, OrderType, Side
 from services.live_gateway import records
 from services.live_gateway.journal import Entry, Journal, JournalError
 from services.live_gateway.orders import Position, SeenOrder
@@ -61,6 +61,17 @@ async def test_everything_of_an_entry_is_read_back(path: Path) -> None:
     found = await journal.find([order_id(1), order_id(2)])
     assert found == {order_id(1): SeenOrder(OrderState.FILLED, Decimal("0.1"), 1, 2)}
     await journal.close()
+
+
+async def test_orders_seen_that_have_not_ended_are_found(path: Path) -> None:
+    journal = Journal(path, "process")
+    await journal.open("venue")
+    seen = {order_id(number): SeenOrder(state) for number, state in enumerate(OrderState)}
+    await journal.commit(Entry(_facts(terms_missing=True), seen=records.encode_seen(seen)))
+    unfinished = {name: order for name, order in seen.items() if order.state not in TERMINAL}
+    assert await journal.unfinished() == unfinished
+    await journal.close()
+    assert (await Journal(path, "process").open("venue")).facts.terms_missing
 
 
 async def test_ended_orders_and_published_batches_leave(path: Path) -> None:
