@@ -40,12 +40,8 @@ class Taken:
 
 
 async def take(site: Site, clock: Clock) -> Taken:
-    """Writes a snapshot of every account at the present end of LEDGER and makes it the valid one.
-
-    Raises what `FAILURES` lists; then the valid one is still what it was.
-    """
-    valid = await site.snapshots.valid()
-    manifest = valid.manifest
+    """Writes a snapshot of every account at the present end of LEDGER and makes it the valid one."""
+    manifest = await site.snapshots.manifest()
     js = site.nats.jetstream(timeout=API_TIMEOUT_SEC)
     sequence = (await js.stream_info(LEDGER)).state.last_seq
     partitions = site.where.partitions
@@ -56,7 +52,7 @@ async def take(site: Site, clock: Clock) -> Taken:
         kept = pruned(folded.accounts, clock.now_ns())
         accounts += len(kept)
         orders += sum(len(one.orders) for one in kept)
-        name = valid.object_name(partition)
+        name = f"{sequence}.{clock.now_ns()}.{partition}"
         await site.snapshots.write(name, kept)
         objects.append(name)
         ordered.append(folded.ordered)
@@ -66,7 +62,7 @@ async def take(site: Site, clock: Clock) -> Taken:
     fresh = Manifest(
         sequence, clock.now_ns(), partitions, identity, tuple(checkpoints), tuple(ordered), tuple(objects)
     )
-    await site.snapshots.publish(fresh, instead=valid)
+    await site.snapshots.publish(fresh)
     return Taken(fresh, accounts, orders)
 
 
@@ -87,13 +83,9 @@ async def trim(site: Site, say: Say) -> int:
     """Removes from LEDGER what the valid snapshot covers and orders_log has stored.
 
     Returns the sequence up to which LEDGER is trimmed. Raises `RecoveryError` when the store does not
-    continue LEDGER or QuestDB cannot be asked, and `SnapshotUnreadable` when an object of the snapshot is
-    damaged or missing; then nothing is removed.
+    continue LEDGER or QuestDB cannot be asked; then nothing is removed.
     """
-    manifest = (await site.snapshots.valid()).manifest
-    for partition in range(len(manifest.objects)):
-        # What goes is nowhere else: the snapshot is read before, not only believed.
-        await site.snapshots.accounts(manifest, partition)
+    manifest = await site.snapshots.manifest()
     until = await _stored_in_log(site, manifest, say)
     where = site.where
     connection = Connection(
