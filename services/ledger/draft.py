@@ -142,22 +142,23 @@ class Draft:
         return self._order(order_id)
 
     def _holder(self, order: Order) -> Order | None:
-        """Who holds the order id or the client order id of a new order; a guard when nobody seems to."""
+        """Who holds the order id of a new order, or else its client order id; guards for what nobody seems to
+        hold."""
         known = self._order(order.order_id)
         if known is not None:
             return known
-        client_id = order.client_order_id
-        if client_id:
-            if client_id in self.clients:
-                holder = self.clients[client_id]
-            else:
-                holder = self.copy.clients.get(client_id)
-                if holder is None:
-                    self.client_guards.append(client_id)
-            if holder:
-                return self._order(holder)
+        # Also when its client order id leads to another order: its own record, a tombstone, comes first.
         self.order_guards.append(order.order_id)
-        return None
+        client_id = order.client_order_id
+        if not client_id:
+            return None
+        if client_id in self.clients:
+            holder = self.clients[client_id]
+        else:
+            holder = self.copy.clients.get(client_id)
+            if holder is None:
+                self.client_guards.append(client_id)
+        return self._order(holder) if holder else None
 
     def _order(self, order_id: str) -> Order | None:
         return self.orders.get(order_id) or self.copy.orders.get(order_id)

@@ -58,7 +58,17 @@ def test_second_order_with_the_same_client_id_meets_the_first(copy: Copy) -> Non
     draft.apply(reserve(make_order("acc", client_order_id="c")))
     draft.apply(reserve(make_order("acc", client_order_id="c", digest="other")))
     assert _effects(draft) == [Effect.DONE, Effect.REPEATED, Effect.CONFLICT]
-    assert draft.order_guards == [first.order_id]
+    assert draft.client_guards == ["c"]
+
+
+def test_order_whose_client_id_another_one_holds_is_taken_to_be_new_only_under_a_guard(copy: Copy) -> None:
+    """It may have been given up: then its own tombstone is what a late reservation meets."""
+    held, late = make_order("acc", client_order_id="c"), make_order("acc", client_order_id="c")
+    copy.clients["c"], copy.orders[held.order_id] = held.order_id, held
+    draft = Draft(copy, 5)
+    draft.apply(reserve(late))
+    assert _effects(draft) == [Effect.REPEATED]
+    assert draft.order_guards == [late.order_id]
 
 
 def test_denial_is_remembered_under_its_client_id(copy: Copy) -> None:
