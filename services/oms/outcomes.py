@@ -29,6 +29,8 @@ class Rejected:
 
 
 Outcome: TypeAlias = Submitted | Rejected
+Outcomes: TypeAlias = tuple[Outcome, ...]
+"""Of a group, one an order."""
 
 
 class OutcomeUnknown(Unavailable):
@@ -43,15 +45,6 @@ class OutcomeUnknown(Unavailable):
         super().__init__(message, metadata=metadata, retry_after_sec=RETRY_AFTER_SEC)
 
 
-def never_sent(order: Order) -> bool:
-    """Whether `order` ended before anybody published it: denied, or given up by its submission."""
-    if order.state is OrderState.DENIED:
-        return True
-    if order.state is not OrderState.CANCELED or order.cumulative:
-        return False
-    return order.reason in GIVEN_UP or order.reason == VENUE_NEVER_SAW
-
-
 NOT_PUBLISHED: Final = "not_published"
 GIVEN_UP: Final = frozenset({"risk_timeout", "risk_error", "trading_halted", NOT_PUBLISHED})
 """Reasons with which a submission abandons an order that it has not published."""
@@ -60,6 +53,22 @@ VENUE_NEVER_SAW: Final = "unknown_order"
 VENUE_SILENT: Final = "venue_silent"
 """Reason of a cancel that nobody asked for: the venue has said nothing of the order, which may never have
 been published."""
+
+
+def given_up(order: Order) -> bool:
+    """Whether `order` was denied, or abandoned by its submission, with all that was submitted with it."""
+    if order.state is OrderState.DENIED:
+        return True
+    return _ended_unexecuted(order) and order.reason in GIVEN_UP
+
+
+def never_sent(order: Order) -> bool:
+    """Whether `order` ended before the venue could have taken it."""
+    return given_up(order) or (_ended_unexecuted(order) and order.reason == VENUE_NEVER_SAW)
+
+
+def _ended_unexecuted(order: Order) -> bool:
+    return order.state is OrderState.CANCELED and not order.cumulative
 
 
 def is_undecided(order: Order) -> bool:

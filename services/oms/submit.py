@@ -126,6 +126,7 @@ class Submitter:
         self._assess = unchecked_assess(rules.max_open_orders)
         self._running: set[asyncio.Task[Any]] = set()
         self.earlier: Final = EarlierOrders(ledger, clock)
+        """What repeated requests are answered, those for groups too."""
         self._opened: dict[str, None] = {}
         self._stopping = False
 

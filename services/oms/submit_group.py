@@ -19,12 +19,11 @@ from services.oms.earlier import Repeated
 from services.oms.order_entry import OrderEntry
 from services.oms.outcomes import (
     Outcome,
+    Outcomes,
     OutcomeUnknown,
     Rejected,
     SubmissionRecord,
     Submitted,
-    never_sent,
-    outcome_of,
 )
 from services.oms.risk_client import Answer, ReservationUnknown, RiskUnreachable
 from services.oms.submit import Ledger, Reservations, Sender, SubmitRules, Submitter
@@ -35,7 +34,6 @@ from trade2026.oms.v1 import order_pb2
 from trade2026.risk.v1 import risk_pb2
 
 Orders = tuple[Order, ...]
-Outcomes = tuple[Outcome, ...]
 
 _NO_ACCOUNT: Final = "the account cannot be read or opened; nothing was reserved"
 
@@ -65,7 +63,6 @@ class GroupSubmitter:
         self._rules = rules
         self._clock = clock
         self._assess = unchecked_group(rules.max_open_orders)
-        self._in_hand: dict[str, asyncio.Task[Outcomes]] = {}
 
     def begin(self, request: order_pb2.SubmitOrderGroupRequest) -> "asyncio.Task[Outcomes]":
         """Starts a submission; the task has one outcome an order. Otherwise as `Submitter.begin`."""
@@ -74,8 +71,7 @@ class GroupSubmitter:
         self._submitter.require_ready()
         group_id = orders[0].order_id
         task = self._submitter.own(self._submit(orders, request, started), group_id)
-        self._in_hand[group_id] = task
-        task.add_done_callback(lambda _: self._in_hand.pop(group_id, None))
+        self._earlier.note_group_begun(group_id, task)
         return task
 
     async def _submit(
@@ -108,13 +104,13 @@ class GroupSubmitter:
                 return await self._without_answer(orders, failure)
             return await self._on_answer(orders, answer)
         except Repeated as repeated:
-            return await self._original(repeated.order, orders)
+            return await self._earlier.group_outcomes(repeated.order, orders)
 
     async def _on_answer(self, orders: Orders, answer: Answer) -> Outcomes:
         response = answer.response
         if response.order_id not in {order.order_id for order in orders}:
             self._note_check(orders, "repeated", answer.latency_ms)
-            raise Repeated(await self._earlier.read(response.order_id, orders[0]))
+            raise Repeated(await self._earlier.read(response.order_id, *orders))
         if not response.approved:
             reason = REASON_NAMES.get(response.reason, "risk_check_failed")
             self._note_check(orders, "denied", answer.latency_ms, reason)
@@ -175,23 +171,6 @@ class GroupSubmitter:
         """Rejects a group of which nothing was reserved, and of which the ledger was not asked."""
         await self._submitter.require_unknown(orders, AbandonGroup(orders, reason, message))
         return _rejected(orders, reason, message)
-
-    async def _original(self, known: Order, asked: Orders) -> Outcomes:
-        """The outcome of the earlier group that `known` is of."""
-        if known.group is None or never_sent(known):
-            return _rejected(asked, known.reason, known.message)
-        in_hand = self._in_hand.get(known.group.group_id)
-        if in_hand is not None:
-            return await asyncio.shield(in_hand)
-        first = await self._earlier.read(known.group.group_id, asked[0])
-        first = await self._earlier.beyond_pending(first)
-        assert first.group is not None
-        outcomes = [outcome_of(first)]
-        for name, order in zip(first.group.linked, asked[1:], strict=True):
-            held = await self._earlier.find(name, order)
-            # One that has left the ledger with nothing to remember it by was submitted with the first.
-            outcomes.append(Submitted(name, order.client_order_id) if held is None else outcome_of(held))
-        return tuple(outcomes)
 
     def _note_check(self, orders: Orders, verdict: str, latency_ms: float, reason: str = "") -> None:
         for order in orders:

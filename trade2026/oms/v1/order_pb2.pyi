@@ -302,7 +302,8 @@ class SubmitOrderGroupRequest(_message.Message):
         """OCO: 2 orders. Bracket: the entry and 1 or 2 exits. Orders of an OCO and exits are limit, stop or stop_limit
         and not IOC or FOK; an exit is on the other side of the entry, and its quantity at most the entry's.
         `client_order_id`: as for a single order; repeating the same group with the ids of at least one of its orders
-        returns the original outcome.
+        returns the original outcome. When that was unknown, a cancel of one order of an OCO may have reached the venue
+        before the two did: then that one is rejected (`not_published`), and the other one was submitted.
         """
 
     def __init__(
@@ -321,7 +322,9 @@ Global___SubmitOrderGroupRequest: _TypeAlias = SubmitOrderGroupRequest  # noqa: 
 
 @_typing.final
 class SubmitOrderGroupResponse(_message.Message):
-    """The outcome of a group: all are submitted or all are rejected, for the same reason."""
+    """The outcome of a group: all are submitted or all are rejected, for the same reason (but see
+    `SubmitOrderGroupRequest.orders`).
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
