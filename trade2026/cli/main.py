@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -138,11 +139,15 @@ def _data(options: argparse.Namespace) -> Path:
 
 
 def _say(line: str) -> None:
-    """One line for the operator, at once; a terminal that has gone does not end the platform."""
+    """One line for the operator, at once; neither a full disk nor a terminal that has gone ends the platform.
+
+    Lines that found no room are written with the first one that does.
+    """
     try:
         print(line, flush=True)
-    except OSError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def _up(options: argparse.Namespace) -> int:

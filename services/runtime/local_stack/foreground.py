@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 import psutil
 
 from services.runtime.local_stack import questdb_jar
 from services.runtime.local_stack.assembly import StackOptions, assemble
-from services.runtime.local_stack.part import PartFailed, PartUnavailable
+from services.runtime.local_stack.part import Part, PartFailed, PartUnavailable
 from services.runtime.local_stack.stack import PortsTaken, Stack, StackStopped
 from services.runtime.local_stack.state import AlreadyRunning, Phase, StackFolder, StackState
 
@@ -57,24 +58,51 @@ def run(options: StackOptions, say: Callable[[str], None]) -> int:
         return 1
 
 
+class _Notice:
+    """What the supervisor tells about itself in its folder, and how that may fail: a disk without room takes
+    no state, and must not take the supervisor with it. What was not written is written when there is room.
+    """
+
+    def __init__(self, folder: StackFolder, options: StackOptions, say: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._options = options
+        self._say = say
+        self._failing = False
+        self.phase = Phase.STARTING
+        self.parts: Sequence[Part] = ()
+
+    def write(self) -> None:
+        """Tells the phase and the process ids as they are."""
+        options = self._options
+        state = StackState(
+            supervisor=os.getpid(),
+            phase=self.phase,
+            port_offset=options.port_offset,
+            workers=options.workers,
+            durability=options.durability,
+            pids={part.name: part.pid for part in self.parts},
+        )
+        try:
+            self._folder.write(state)
+        except OSError as error:
+            if not self._failing:
+                self._say(f"the state cannot be written ({error}); everything goes on")
+            self._failing = True
+        else:
+            self._failing = False
+
+    def write_late(self) -> None:
+        """Writes what failed before."""
+        if self._failing:
+            self.write()
+
+
 def _run_in(folder: StackFolder, options: StackOptions, say: Callable[[str], None]) -> int:
     say(f"data and logs: {options.data}")
-    phase = Phase.STARTING
-
-    def publish() -> None:
-        folder.write(
-            StackState(
-                supervisor=os.getpid(),
-                phase=phase,
-                port_offset=options.port_offset,
-                workers=options.workers,
-                durability=options.durability,
-                pids={part.name: part.pid for part in stack.parts},
-            )
-        )
-
+    notice = _Notice(folder, options, say)
     signals = _Signals()
-    stack = Stack(assemble(options), say, changed=publish, stopping=signals.stopping)
+    stack = Stack(assemble(options), say, changed=notice.write, stopping=signals.stopping)
+    notice.parts = stack.parts
     try:
         stack.check_ports()
         questdb_jar.resolve()  # before signals are caught: Ctrl-C ends a long download at once
@@ -85,11 +113,12 @@ def _run_in(folder: StackFolder, options: StackOptions, say: Callable[[str], Non
     signals.catch()
     try:
         stack.start()
-        phase = Phase.RUNNING
-        publish()
+        notice.phase = Phase.RUNNING
+        notice.write()
         say("everything is up")
         while not signals.stopping():
             stack.tick()
+            notice.write_late()
             time.sleep(_TICK_SEC)
         return 0
     except StackStopped:
@@ -98,12 +127,13 @@ def _run_in(folder: StackFolder, options: StackOptions, say: Callable[[str], Non
         say(str(error))
         return 1
     finally:
-        phase = Phase.STOPPING
-        publish()
-        say("stopping")
-        stack.stop(signals.forced)
-        _end_descendants()
-        say("stopped")
+        with contextlib.ExitStack() as steps:  # last first, each of them whatever another one raises
+            steps.callback(say, "stopped")
+            steps.callback(_end_descendants)
+            steps.callback(stack.stop, signals.forced)
+            steps.callback(say, "stopping")
+            notice.phase = Phase.STOPPING
+            steps.callback(notice.write)
 
 
 def _adopt_orphans() -> None:
