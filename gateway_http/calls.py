@@ -42,7 +42,7 @@ class OpenCalls:
         return None
 
     def enter(self) -> None:
-        """Counts a unary call until `leave`."""
+        """Counts a unary call until `leave`; `refusal` was asked just before."""
         self._unary += 1
         if self._admission is not None:
             self._admission.in_flight += 1

@@ -15,6 +15,7 @@ from gateway_http.codec import Codec, FieldError, MalformedJson
 from gateway_http.failures import (
     Answer,
     BodyTooLarge,
+    BodyTooSlow,
     UnsupportedMediaType,
     failed,
     ok,
@@ -31,6 +32,8 @@ MAX_BODY_BYTES: Final = 64 << 10
 MAX_BATCH_BYTES: Final = 1 << 20
 MAX_DISCARDED_BYTES: Final = 2 << 20
 DISCARD_SEC: Final = 1.0
+BODY_WITHIN_SEC: Final = 10.0
+"""Time for a body to come whole: a connection may not hold an unfinished one for ever."""
 BATCH: Final = "batch"
 """The verb of paths that take many messages in one body."""
 
@@ -65,12 +68,16 @@ class RequestSource:
     async def accept(
         self, calls: OpenCalls, variables: Mapping[str, str], scope: Scope, receive: Receive, send: Send
     ) -> Message | None:
-        """The request; None when there is none to serve: then the client is answered or gone."""
+        """The request; None when there is none to serve: then the client is answered or gone.
+
+        There is room for the call when this returns; whoever counts it does so before anything is awaited.
+        """
         try:
-            refusal = calls.refusal()
-            if refusal is not None:
-                raise refusal
-            return await self._request(variables, scope, receive)
+            _refuse_over_bound(calls)
+            request = await self._request(variables, scope, receive)
+            # Again: any number of others may have begun while the body came.
+            _refuse_over_bound(calls)
+            return request
         except BodyTooLarge as error:
             await _send_while_discarding(failed(error), receive, send)
         except (ServiceError, FieldError, MalformedJson) as error:
@@ -84,11 +91,25 @@ class RequestSource:
         body = b""
         if self._binding.takes_body:
             _refuse_drive_by(headers)
-            body = await _read_body(headers, receive, self._limit)
+            body = await _read_in_time(headers, receive, self._limit)
         try:
             return self._binding.build(variables, scope["query_string"], body, headers)
         except RecursionError:
             raise InvalidArgument("", "the value is nested too deep") from None
+
+
+def _refuse_over_bound(calls: OpenCalls) -> None:
+    refusal = calls.refusal()
+    if refusal is not None:
+        raise refusal
+
+
+async def _read_in_time(headers: Mapping[bytes, bytes], receive: Receive, limit: int) -> bytes:
+    try:
+        async with asyncio.timeout(BODY_WITHIN_SEC):
+            return await _read_body(headers, receive, limit)
+    except TimeoutError:
+        raise BodyTooSlow(BODY_WITHIN_SEC) from None
 
 
 async def _read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int) -> bytes:
@@ -167,6 +188,7 @@ class UnaryEndpoint:
         request = await self._source.accept(self._calls, variables, scope, receive, send)
         if request is None:
             return
+        self._calls.enter()
         if self._reads_only:
             await send_answer(await self._answer(request, scope), send)
             return
@@ -187,8 +209,8 @@ class UnaryEndpoint:
             answered.set_result(answer)
 
     async def _answer(self, request: Message, scope: Scope) -> Answer:
+        """Runs the call that was entered, and leaves it."""
         context = HttpServicerContext(scope["headers"], scope.get("client"))
-        self._calls.enter()
         try:
             response = await self._call(request, context)
             status = context.failure()

@@ -10,7 +10,14 @@ from google.rpc import error_details_pb2, status_pb2
 
 from gateway_http.codec import Codec, FieldError, MalformedJson
 from gateway_http.servicer_context import Aborted, HttpServicerContext, status_from
-from services.runtime.errors import Code, InvalidArgument, NotFound, ServiceError, Unimplemented
+from services.runtime.errors import (
+    Code,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    ServiceError,
+    Unimplemented,
+)
 from services.runtime.rpc_status import DETAILS_KEY, INTERNAL_MESSAGE, http_status_of, status_of
 from services.runtime.telemetry import get_logger
 
@@ -41,6 +48,15 @@ class BodyTooLarge(InvalidArgument):
         super().__init__("", f"the body is longer than {limit} bytes")
 
 
+class BodyTooSlow(DeadlineExceeded):
+    """The body did not come whole in time."""
+
+    default_reason = "BODY_TOO_SLOW"
+
+    def __init__(self, within_sec: float) -> None:
+        super().__init__(f"the body did not come within {within_sec:g} s")
+
+
 class UnsupportedMediaType(InvalidArgument):
     """A page in a browser sent a body without being asked whether it may."""
 
@@ -68,6 +84,7 @@ class MethodNotAllowed(Unimplemented):
 
 _OWN_STATUS: Final[Mapping[type[Exception], int]] = {
     BodyTooLarge: 413,
+    BodyTooSlow: 408,
     UnsupportedMediaType: 415,
     MethodNotAllowed: 405,
 }
@@ -96,7 +113,7 @@ def failed(error: Exception) -> Answer:
     extra: Headers = []
     if isinstance(error, MethodNotAllowed):
         extra.append((b"allow", ", ".join(error.allowed).encode("ascii")))
-    if isinstance(error, BodyTooLarge):
+    if isinstance(error, BodyTooLarge | BodyTooSlow):
         # What is left of the body is not read.
         extra.append(CLOSE)
     return status_answer(status, _OWN_STATUS.get(type(error)), extra)

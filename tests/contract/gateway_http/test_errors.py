@@ -10,7 +10,7 @@ import grpc
 import httpx
 import pytest
 
-from gateway_http import create_app, local, remote
+from gateway_http import create_app, endpoints, local, remote
 from services.runtime.errors import (
     AlreadyExists,
     Conflict,
@@ -235,4 +235,60 @@ async def test_a_call_over_the_bound_is_refused_and_the_bound_is_given_back() ->
         assert (await first).status_code == 200
         assert (await client.post("/check", content="{}")).status_code == 200
         assert bound.in_flight == 0
+    await http.stop()
+
+
+async def connected(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection on which a call has begun, with half of its body."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"PATCH /accounts/a/limits HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{")
+    await writer.drain()
+    return reader, writer
+
+
+async def test_calls_whose_bodies_come_late_are_bounded_as_all_others() -> None:
+    servicer, bound, release = risk_servicer(), Bound(2), asyncio.Event()
+    most = 0
+
+    async def waiting(_: Any, __: Any) -> Any:
+        nonlocal most
+        most = max(most, bound.in_flight)
+        await release.wait()
+        return risk_pb2.UpdateLimitsResponse()
+
+    app = create_app([local(RISK, servicer)], title="test", health=lambda: (200, {}), admission=bound)
+    http = await serve(app, "127.0.0.1", 0)
+    async with asyncio.timeout(10), httpx.AsyncClient(base_url=f"http://127.0.0.1:{http.port}") as client:
+        begun = [await connected(http.port) for _ in range(6)]
+        # A later request that is answered shows that the halves were read.
+        assert (await client.post("/check", content="{}")).status_code == 200
+        servicer.behaviour = waiting
+        for _, writer in begun:
+            writer.write(b"}")
+        heads = [asyncio.create_task(reader.readline()) for reader, _ in begun]
+        while sum(head.done() for head in heads) < 4:
+            await asyncio.sleep(0.01)
+        assert {head.result() for head in heads if head.done()} == {b"HTTP/1.1 429 Too Many Requests\r\n"}
+        release.set()
+        assert sorted([await head for head in heads])[:2] == [b"HTTP/1.1 200 OK\r\n"] * 2
+        assert most == 2
+        while bound.in_flight:
+            await asyncio.sleep(0.01)
+        for _, writer in begun:
+            writer.close()
+    await http.stop()
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoints, "BODY_WITHIN_SEC", 0.05)
+    servicer = risk_servicer()
+    app = create_app([local(RISK, servicer)], title="test", health=lambda: (200, {}))
+    http = await serve(app, "127.0.0.1", 0)
+    async with asyncio.timeout(10):
+        reader, writer = await connected(http.port)
+        answer = (await reader.read()).decode()  # to the end: the connection is closed
+        writer.close()
+    assert answer.startswith("HTTP/1.1 408 ")
+    assert "BODY_TOO_SLOW" in answer
+    assert servicer.requests == []
     await http.stop()
