@@ -10,7 +10,7 @@ from services.live_gateway.orders import WorkingOrder
 
 K = TypeVar("K", Decimal, int)
 
-_SMALL: Final = 64
+_SMALL: Final = 8
 _ANY_VERSION: Final = -1
 
 _by_arrival: Final = attrgetter("arrival")
@@ -34,9 +34,7 @@ class _Heap(Generic[K]):
         entries = self._entries
         heappush(entries, (key, order.arrival, _ANY_VERSION if for_life else order.version, order))
         if len(entries) > self._limit:
-            entries[:] = [entry for entry in entries if _valid(entry[2], entry[3])]
-            heapify(entries)
-            self._limit = max(_SMALL, 2 * len(entries))
+            self._drop_void()
 
     def take(self, up_to: K) -> list[WorkingOrder]:
         """Removes the entries with a key ≤ `up_to`, and returns the orders of the valid ones."""
@@ -56,6 +54,17 @@ class _Heap(Generic[K]):
                 return order
             heappop(entries)
         return None
+
+    def shrink(self, valid: int) -> None:
+        """Drops the void entries once they outnumber the valid ones, of which there are `valid`."""
+        if len(self._entries) > max(_SMALL, 2 * valid):
+            self._drop_void()
+
+    def _drop_void(self) -> None:
+        entries = self._entries
+        entries[:] = [entry for entry in entries if _valid(entry[2], entry[3])]
+        heapify(entries)
+        self._limit = max(_SMALL, 2 * len(entries))
 
     def first(self) -> K | None:
         """The smallest key, of a void entry perhaps; None when the heap is empty."""
@@ -113,24 +122,53 @@ class Book:
 
 
 class OwnLimits:
-    """The resting limits of one account in one symbol, by price."""
+    """The resting limits of each account in each symbol, by price. Where none rests nothing is kept."""
 
-    __slots__ = ("_buys", "_sells")
+    __slots__ = ("_sides",)
 
     def __init__(self) -> None:
-        self._buys: _Heap[Decimal] = _Heap()
-        self._sells: _Heap[Decimal] = _Heap()
+        self._sides: dict[tuple[str, str, Side], _Resting] = {}
 
     def rests(self, order: WorkingOrder, limit: Decimal) -> None:
         """Files an order at its limit; to be called whenever it is filed in the book."""
-        if order.side is Side.BUY:
-            self._buys.file(-limit, order)
-        else:
-            self._sells.file(limit, order)
+        key = (order.account, order.symbol, order.side)
+        side = self._sides.get(key)
+        if side is None:
+            side = self._sides[key] = _Resting()
+        side.order_ids.add(order.order_id)
+        side.by_price.file(-limit if order.side is Side.BUY else limit, order)
 
-    def crossed_by(self, side: Side, limit: Decimal) -> WorkingOrder | None:
-        """The best resting order that an order of that side and limit could trade against."""
-        return self._sells.best(limit) if side is Side.BUY else self._buys.best(-limit)
+    def forget(self, order: WorkingOrder) -> None:
+        """Takes an order out that has ended, whether it rested here or not."""
+        key = (order.account, order.symbol, order.side)
+        side = self._sides.get(key)
+        if side is None or order.order_id not in side.order_ids:
+            return
+        side.order_ids.remove(order.order_id)
+        if side.order_ids:
+            side.by_price.shrink(len(side.order_ids))
+        else:
+            del self._sides[key]
+
+    def crossed(self, order: WorkingOrder, limit: Decimal) -> WorkingOrder | None:
+        """The best of its account's resting limits that `order` could trade against at `limit`."""
+        buys = order.side is Side.BUY
+        side = self._sides.get((order.account, order.symbol, Side.SELL if buys else Side.BUY))
+        return None if side is None else side.by_price.best(limit if buys else -limit)
+
+    def __len__(self) -> int:
+        """Accounts, symbols and sides of which a limit rests."""
+        return len(self._sides)
+
+
+class _Resting:
+    """The limits of one account, symbol and side."""
+
+    __slots__ = ("by_price", "order_ids")
+
+    def __init__(self) -> None:
+        self.by_price: _Heap[Decimal] = _Heap()
+        self.order_ids: set[str] = set()
 
 
 class Timetable:

@@ -61,7 +61,7 @@ class Engine:
         self._arrivals = 0
         self._told = Decisions(venue, next_number)
         self.books: Final = {symbol: Book() for symbol in rules.instruments}
-        self._own_limits: Final[dict[tuple[str, str], OwnLimits]] = {}
+        self._own_limits = OwnLimits()
         self.working: Final[dict[str, WorkingOrder]] = {}
         self.positions: Final[dict[tuple[str, str], Position]] = {}
 
@@ -241,7 +241,7 @@ class Engine:
         if mark is not None and out_of_band(terms.price, mark, self._rules):
             return Reason.PRICE_OUT_OF_RANGE
         newest = self._rules.self_match is SelfMatch.CANCEL_NEWEST
-        if newest and self._crossed(order, terms.price) is not None:
+        if newest and self._own_limits.crossed(order, terms.price) is not None:
             return Reason.SELF_MATCH
         return None
 
@@ -296,17 +296,12 @@ class Engine:
         priced = order.order_type in PRICED and not order.awaits_trigger
         if rule is SelfMatch.ALLOW or not priced or limit is None:
             return False
-        while (rests := self._crossed(order, limit)) is not None:
+        while (rests := self._own_limits.crossed(order, limit)) is not None:
             if rule is SelfMatch.CANCEL_NEWEST:
                 self._end(order, OrderState.CANCELED, now_ns, Reason.SELF_MATCH)
                 return True
             self._end(rests, OrderState.CANCELED, now_ns, Reason.SELF_MATCH)
         return False
-
-    def _crossed(self, order: WorkingOrder, limit: Decimal) -> WorkingOrder | None:
-        """A resting limit of the same account that `order` could trade against at `limit`."""
-        own = self._own_limits.get((order.account, order.symbol))
-        return None if own is None else own.crossed_by(order.side, limit)
 
     def _execute(self, order: WorkingOrder, at: Execute, now_ns: int) -> None:
         """Trades: one slice where time passes between slices, all of them otherwise; all or nothing for
@@ -372,7 +367,7 @@ class Engine:
         book.forget(order)
         terms, buys = order.terms, order.side is Side.BUY
         if order.order_type in PRICED and terms.price is not None and not order.awaits_trigger:
-            self._own_limits.setdefault((order.account, order.symbol), OwnLimits()).rests(order, terms.price)
+            self._own_limits.rests(order, terms.price)
         if order.due_ns:
             self._timetable.trades(order)
         elif order.awaits_trigger and terms.stop_price is not None:
@@ -403,6 +398,7 @@ class Engine:
         if order.working:
             order.working = False
             del self.working[order_id]
+            self._own_limits.forget(order)
             book = self.books.get(order.symbol)
             if book is not None:
                 book.forget(order)

@@ -3,7 +3,7 @@
 from decimal import Decimal
 
 from services.ledger.order import OrderType, Side
-from services.live_gateway.book import Book, Timetable
+from services.live_gateway.book import Book, OwnLimits, Timetable
 from services.live_gateway.orders import WorkingOrder
 from tests.unit.live_gateway.venue import Venue
 
@@ -40,7 +40,7 @@ def test_void_entries_do_not_pile_up() -> None:
     for _ in range(10_000):
         order.version += 1
         book.when_at_or_below(Decimal(90), order)
-    assert len(book._falling) <= 65
+    assert len(book._falling) <= 9
 
 
 def test_orders_that_ended_do_not_pile_up_in_the_timetable() -> None:
@@ -53,8 +53,26 @@ def test_orders_that_ended_do_not_pile_up_in_the_timetable() -> None:
         order.expire_ns = 10**9 + arrival
         timetable.expires(order)
         order.working = False
-    assert len(timetable._expiries) <= 65
+    assert len(timetable._expiries) <= 9
     assert timetable.take_expired(2 * 10**9) == [kept]
+
+
+def test_nothing_is_kept_of_own_limits_that_ended() -> None:
+    limits = OwnLimits()
+    orders = [_working(arrival) for arrival in range(1, 1_001)]
+    for order in orders:
+        limits.rests(order, Decimal(order.arrival))
+    for order in orders[1:]:
+        order.working = False
+        limits.forget(order)
+    (side,) = limits._sides.values()
+    assert len(side.by_price) <= 8
+    seller = Venue().order(OrderType.LIMIT, Side.SELL, "1", "1")
+    limits.forget(seller)
+    assert limits.crossed(seller, Decimal(1)) is orders[0]
+    orders[0].working = False
+    limits.forget(orders[0])
+    assert len(limits) == 0
 
 
 def test_expiry_stays_filed_when_the_order_is_filed_anew() -> None:

@@ -1,8 +1,11 @@
 """Limits of one account that could trade with each other."""
 
+import gc
+
 import pytest
 
 from services.ledger.order import OrderType, Side, TimeInForce
+from services.live_gateway.orders import WorkingOrder
 from services.live_gateway.rules import SelfMatch
 from tests.unit.live_gateway.venue import Venue, market_model, order_id, said
 
@@ -112,3 +115,24 @@ def test_default_model_fills_both_sides_of_one_account() -> None:
     venue.mark("45000")
     assert said(venue.limit(BUY, "1", "45010")) == ["fill 1 @ 45010"]
     assert said(venue.limit(SELL, "1", "45000")) == ["fill 1 @ 45000"]
+
+
+def _orders_in_memory() -> int:
+    gc.collect()
+    return sum(isinstance(thing, WorkingOrder) for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("resting", [False, True])
+def test_ended_limits_of_many_accounts_leave_no_order_behind(resting: bool) -> None:
+    venue, before = _venue(), _orders_in_memory()
+    for account in (f"account{number}" for number in range(100)):
+        if resting:
+            venue.limit(BUY, "1", "40000", account=account)
+        for number in range(10):
+            venue.limit(BUY, "1", f"4400{number}", account=account)
+            if number == 5:
+                venue.amend(venue.working[-1], "2", "43000")
+            venue.cancel(venue.working[-1])
+    held = _orders_in_memory() - before
+    assert held <= (100 * (1 + 8) if resting else 0) + 20
+    assert len(venue.working) == (100 if resting else 0)
