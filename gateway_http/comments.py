@@ -305,7 +305,7 @@ COMMENTS: Final[Mapping[str, str]] = {
     "trade2026.risk.v1.ReserveRequest.type": "As in `CheckRequest`.",
     "trade2026.risk.v1.ReserveResponse": "The outcome of a reservation. It is committed: a repeated request returns the same one.",
     "trade2026.risk.v1.ReserveResponse.approved": "Whether the reservation is held.",
-    "trade2026.risk.v1.ReserveResponse.group": "Outcomes of the group's further orders, in their order. Present when the group was approved by this request.",
+    "trade2026.risk.v1.ReserveResponse.group": "Outcomes of the group's further orders, in their order. Present when the group was approved under the order ids\nof this request.",
     "trade2026.risk.v1.ReserveResponse.message": "The same as a sentence with the numbers. Present when not approved.",
     "trade2026.risk.v1.ReserveResponse.order_id": "The order that holds the outcome; another one than asked for when the client order id was used before.",
     "trade2026.risk.v1.ReserveResponse.protection_price": "Worst price at which the venue may fill; for market and stop orders.",

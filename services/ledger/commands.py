@@ -262,7 +262,7 @@ class Outcome:
     order: Order | None = None
     refusal: Refused | None = None
     orders: tuple[Order, ...] = ()
-    """Every order of the group that was reserved, denied or buried by the command."""
+    """Every order of the group that was reserved, denied or buried by the command, or had been before."""
 
     @property
     def state(self) -> OrderState | None:

@@ -79,7 +79,8 @@ def reserve_group(
         held = known.get(order.order_id)
         if held is not None:
             same = held.digest == order.digest
-            return (), Outcome(Effect.REPEATED if same else Effect.CONFLICT, held)
+            own = _own(known, command.orders)
+            return (), Outcome(Effect.REPEATED if same else Effect.CONFLICT, held, orders=own)
     assessed = command.assess(account, command.orders)
     if isinstance(assessed, c.Refused):
         denied = tuple(_denied(order, assessed.reason, assessed.message, now_ns) for order in command.orders)
@@ -92,11 +93,7 @@ def abandon_group(
     account: Account, known: Mapping[str, Order], command: c.AbandonGroup, now_ns: int
 ) -> Decision:
     """Gives up a group of which no outcome was seen; `known` as for `reserve_group`."""
-    mine = [
-        held
-        for asked in command.orders
-        if (held := known.get(asked.order_id)) is not None and held.order_id == asked.order_id
-    ]
+    mine = _own(known, command.orders)
     if mine:
         given_up = [o for o in mine if next_state(o.state, OrderEvent.ABANDONED, executed=False) is not None]
         events = tuple(
@@ -113,6 +110,15 @@ def abandon_group(
     tombstones = tuple(_denied(order, command.reason, command.message, now_ns) for order in command.orders)
     return tuple(e.Denied(order, abandoned=True) for order in tombstones), Outcome(
         Effect.DONE, tombstones[0], orders=tombstones
+    )
+
+
+def _own(known: Mapping[str, Order], asked: Sequence[Order]) -> tuple[Order, ...]:
+    """The records of the orders themselves, not of others under their client order ids."""
+    return tuple(
+        held
+        for order in asked
+        if (held := known.get(order.order_id)) is not None and held.order_id == order.order_id
     )
 
 

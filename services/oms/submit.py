@@ -294,7 +294,15 @@ class Submitter:
             ) from None
 
     async def settled(self, command: Settled, order: Order, *, gives_up: bool | None = None) -> Order:
-        """Runs `command` until it is answered; its order as it stands then, of a group the one that tells.
+        """`settled_outcome`, of which only the order is wanted; of a group the one that tells."""
+        held = (await self.settled_outcome(command, order, gives_up=gives_up)).order
+        assert held is not None
+        return held
+
+    async def settled_outcome(
+        self, command: Settled, order: Order, *, gives_up: bool | None = None
+    ) -> LedgerOutcome:
+        """Runs `command` until it is answered, for its own orders.
 
         Raises `Repeated` and `AlreadyExists` when the client order id belongs to another order, and
         `OutcomeUnknown` when no answer comes for `SETTLE_SEC`. With `gives_up` (by default that of a
@@ -319,7 +327,7 @@ class Submitter:
         own = command.orders if isinstance(command, ReserveGroup | AbandonGroup) else (command.order,)
         if all(held.order_id != one.order_id for one in own):
             raise Repeated(held)
-        return held
+        return outcome
 
     async def _publish(self, order: Order, protection: Decimal | None) -> Outcome:
         refused = await self.publish(

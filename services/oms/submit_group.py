@@ -133,16 +133,20 @@ class GroupSubmitter:
     async def _reserve_unchecked(self, orders: Orders, why: str) -> Outcomes:
         asked = tuple(replace(order, unchecked=True) for order in orders)
         try:
-            held = await self._submitter.settled(ReserveGroup(asked, self._assess), orders[0])
+            outcome = await self._submitter.settled_outcome(ReserveGroup(asked, self._assess), orders[0])
         except LedgerUnavailable:
             return await self._denied(orders, "ledger_unavailable", _NO_ACCOUNT)
-        if not held.is_open:
-            return _rejected(orders, held.reason, held.message)
-        for order in orders:
-            self._record.unchecked(order, why)
-        if held.state is not OrderState.PENDING_NEW:
-            raise OutcomeUnknown(orders[0], f"order {held.order_id} is {held.state}")
-        return await self._publish(orders)
+        # Risk may have reserved them after all: then they are checked, and have its protection prices.
+        stored = outcome.orders
+        first = stored[0]
+        if not any(order.is_open for order in stored):
+            return _rejected(orders, first.reason, first.message)
+        for order in stored:
+            if order.unchecked:
+                self._record.unchecked(order, why)
+        if first.state is not OrderState.PENDING_NEW:
+            raise OutcomeUnknown(orders[0], f"order {first.order_id} is {first.state}")
+        return await self._publish(stored)
 
     async def _publish(self, orders: Orders) -> Outcomes:
         first = orders[0]

@@ -20,11 +20,13 @@ def stop(account: str, **fields: Any) -> dict[str, Any]:
     return reserve(account, **{"side": "sell", "type": "stop", "price": None, "stop_price": 44000, **fields})
 
 
-async def test_bracket_is_held_by_its_entry_and_each_outcome_is_told(
+async def test_bracket_is_held_by_its_entry_and_each_outcome_is_told_each_time(
     reserving: RiskClient, account: str
 ) -> None:
     exits = [reserve(account, side="sell", price=46000), stop(account)]
-    answer = await reserving.call("Reserve", group("bracket", reserve(account), *exits))
+    request = group("bracket", reserve(account), *exits)
+    answer = await reserving.call("Reserve", request)
+    assert await reserving.call("Reserve", request) == {**answer, "repeated": True}
     assert (answer["approved"], answer["state"]) == (True, "pending_new"), answer
     assert [one["order_id"] for one in answer["group"]] == [one["order_id"] for one in exits]
     assert [one["state"] for one in answer["group"]] == ["waiting", "waiting"]

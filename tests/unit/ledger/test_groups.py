@@ -170,13 +170,20 @@ def test_group_is_refused_whole(book: Book) -> None:
     assert (repeated.effect, repeated.state) == (Effect.REPEATED, OrderState.DENIED)
 
 
+def test_repeated_reservation_of_a_group_tells_all_its_orders_as_they_are_stored(book: Book) -> None:
+    orders = grouped(_order("2", client_order_id="a"), _order("3", client_order_id="b"))
+    first = book.do(reserve_group(orders))
+    again = book.do(reserve_group(orders))
+    assert (again.effect, again.orders) == (Effect.REPEATED, first.orders)
+
+
 def test_group_under_known_client_ids_meets_the_first_one(book: Book) -> None:
     book.place(_order("2", client_order_id="a"), _order("3", client_order_id="b"))
     again = grouped(_order("2", client_order_id=""), _order("3", client_order_id="b"))
     outcome = book.do(reserve_group(again))
     assert outcome.effect is Effect.REPEATED
     assert outcome.order is not None
-    assert outcome.order.client_order_id == "b"
+    assert (outcome.order.client_order_id, outcome.orders) == ("b", ())
     other = grouped(_order("2", client_order_id="a", digest="other"), _order("3", client_order_id="c"))
     assert book.do(reserve_group(other)).effect is Effect.CONFLICT
     assert book.account.open_orders == 2

@@ -26,10 +26,13 @@ from trade2026.type.v1 import order_pb2 as type_pb2
 
 Ask = Callable[[], order_pb2.SubmitOrderGroupRequest]
 
+PROTECTION = Decimal(43000)
+"""Price that risk protects every order with."""
+
 ENTRY = OrderEntry(instruments_of(DEFAULT_INSTRUMENTS), ["market", "limit", "stop"], 300, 10)
 
 
-def order(
+def asked(
     side: str, client_order_id: str = "", price: str = "45000", quantity: str = "0.1"
 ) -> order_pb2.SubmitOrderRequest:
     request = order_pb2.SubmitOrderRequest(
@@ -46,7 +49,7 @@ def order(
 def pair(*names: str, price: str = "46000") -> order_pb2.SubmitOrderGroupRequest:
     first, second = names or ("", "")
     return order_pb2.SubmitOrderGroupRequest(
-        kind=order_pb2.GROUP_KIND_OCO, orders=[order("sell", first, price), order("sell", second, "44000")]
+        kind=order_pb2.GROUP_KIND_OCO, orders=[asked("sell", first, price), asked("sell", second, "44000")]
     )
 
 
@@ -54,8 +57,13 @@ def bracket(*names: str) -> order_pb2.SubmitOrderGroupRequest:
     first, second, third = names or ("", "", "")
     return order_pb2.SubmitOrderGroupRequest(
         kind=order_pb2.GROUP_KIND_BRACKET,
-        orders=[order("buy", first), order("sell", second, "46000"), order("sell", third, "44000")],
+        orders=[asked("buy", first), asked("sell", second, "46000"), asked("sell", third, "44000")],
     )
+
+
+def _protected(approved: Approved | Refused) -> Approved:
+    assert isinstance(approved, Approved)
+    return replace(approved, terms=replace(approved.terms, protection_price=PROTECTION))
 
 
 @dataclass
@@ -73,17 +81,17 @@ class Desk:
             refusal = deny(account, orders[0])
             assert isinstance(refusal, Refused)
             return refusal
-        return tuple(one for one in (approve(account, o) for o in orders) if isinstance(one, Approved))
+        return tuple(_protected(approve(account, one)) for one in orders)
 
     def reserve(self, request: risk_pb2.ReserveRequest) -> Answer:
         """What a healthy risk does: the reservation in the ledger, and its outcome."""
-        asked = [request, *request.group.orders]
+        requests = [request, *request.group.orders]
         kinds = {
             risk_pb2.RESERVE_GROUP_KIND_OCO: order_pb2.GROUP_KIND_OCO,
             risk_pb2.RESERVE_GROUP_KIND_BRACKET: order_pb2.GROUP_KIND_BRACKET,
         }
         group = order_pb2.SubmitOrderGroupRequest(kind=kinds[request.group.kind])
-        for one in asked:
+        for one in requests:
             added = group.orders.add(
                 account=one.account,
                 symbol=one.symbol,
@@ -92,7 +100,7 @@ class Desk:
                 client_order_id=one.client_order_id,
             )
             added.price.CopyFrom(one.price)
-        ids = {read.order_id: one for read, one in zip(self._read(group), asked, strict=True)}
+        ids = {read.order_id: one for read, one in zip(self._read(group), requests, strict=True)}
         orders = tuple(
             replace(
                 read,
@@ -122,8 +130,10 @@ class Desk:
         )
         if held.state is OrderState.DENIED:
             response.reason, response.message = REASONS[held.reason], held.message
-        for further in outcome.orders[1:]:
-            response.group.add(approved=True, order_id=further.order_id).protection_price.value = "43000"
+        for place, order in enumerate(outcome.orders):
+            told = response.group.add(approved=True, order_id=order.order_id) if place else response
+            if order.terms.protection_price is not None:
+                told.protection_price.value = str(order.terms.protection_price)
         return Answer(response, 1.0)
 
     def _read(self, group: order_pb2.SubmitOrderGroupRequest) -> tuple[Order, ...]:

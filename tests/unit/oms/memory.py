@@ -141,12 +141,16 @@ class ScriptedVenue:
         """Order ids of new orders; amendments as `<order id> <revision> <quantity> <price>`."""
         self.payloads: list[bytes] = []
         """Messages of new orders."""
+        self.protections: list[Decimal | None] = []
+        """Protection prices of new orders; of a pair both."""
         self.raises: list[Exception | None] = []
 
     def new_order(self, order: Order, protection_price: Decimal | None) -> bytes:
+        self.protections.append(protection_price)
         return order.order_id.encode()
 
     def new_pair(self, first: Order, second: Order) -> bytes:
+        self.protections += (first.terms.protection_price, second.terms.protection_price)
         return f"{first.order_id} {second.order_id}".encode()
 
     async def send_new(self, order: Order, payload: bytes) -> object:

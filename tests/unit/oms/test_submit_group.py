@@ -10,12 +10,12 @@ import pytest
 from services.ledger.account import TradingState
 from services.ledger.commands import Command, RequestCancel
 from services.ledger.errors import CommitUnknown
-from services.oms.outcomes import OutcomeUnknown, Rejected, Submitted
+from services.oms.outcomes import OutcomeUnknown, Rejected, SubmissionRecord, Submitted
 from services.oms.risk_client import Answer, ReservationUnknown, RiskUnreachable
 from services.runtime.errors import InvalidArgument, ResourceExhausted
 from services.runtime.publisher import PublishRefused, PublishUnknown
 from tests.support import eventually
-from tests.unit.oms.group_desk import Ask, Desk, bracket, make_desk, pair
+from tests.unit.oms.group_desk import PROTECTION, Ask, Desk, bracket, make_desk, pair
 from trade2026.oms.v1 import order_pb2
 from trade2026.risk.v1 import risk_pb2
 
@@ -140,6 +140,42 @@ async def test_leg_that_somebody_cancels_meanwhile_is_not_called_given_up(desk: 
     with pytest.raises(OutcomeUnknown):
         await desk.submit(pair())
     assert sorted(desk.states) == ["canceled", "pending_cancel"]
+
+
+@pytest.mark.parametrize(("request_of", "sent"), [(pair, 2), (bracket, 1)])
+async def test_group_that_risk_reserved_and_could_not_tell_leaves_as_risk_has_checked_it(
+    monkeypatch: pytest.MonkeyPatch, request_of: Ask, sent: int
+) -> None:
+    desk = make_desk(fail_closed=False)
+    unchecked: list[str] = []
+    monkeypatch.setattr(SubmissionRecord, "unchecked", lambda _, order, why: unchecked.append(order.order_id))
+
+    def late(request: risk_pb2.ReserveRequest) -> Answer:
+        desk.reserve(request)
+        raise ReservationUnknown("risk_timeout", "no answer")
+
+    desk.risk.script = late
+    assert {type(one) for one in await desk.submit(request_of())} == {Submitted}
+    assert desk.venue.protections == [PROTECTION] * sent
+    assert unchecked == []
+    desk.risk.script = lambda _: (_ for _ in ()).throw(ReservationUnknown("risk_timeout", "no answer"))
+    outcomes = await desk.submit(request_of())
+    assert unchecked == [one.order_id for one in outcomes]
+
+
+async def test_group_that_risk_denied_and_could_not_tell_is_denied_without_fail_closed_too() -> None:
+    desk = make_desk(fail_closed=False)
+    desk.refused = True
+
+    def late(request: risk_pb2.ReserveRequest) -> Answer:
+        desk.reserve(request)
+        raise ReservationUnknown("risk_timeout", "no answer")
+
+    desk.risk.script = late
+    assert {one.reason for one in await desk.submit(pair()) if isinstance(one, Rejected)} == {
+        "order_size_limit"
+    }
+    assert desk.venue.sent == []
 
 
 @pytest.mark.parametrize("enabled", [True, False])

@@ -485,7 +485,9 @@ class ReserveResponse(_message.Message):
 
     @_builtins.property
     def group(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReserveResponse]:
-        """Outcomes of the group's further orders, in their order. Present when the group was approved by this request."""
+        """Outcomes of the group's further orders, in their order. Present when the group was approved under the order ids
+        of this request.
+        """
 
     def __init__(
         self,
