@@ -156,6 +156,11 @@ class Relay:
         """Commits read from the outboxes whose way is not finished."""
         return self._queued
 
+    @property
+    def full(self) -> bool:
+        """Whether so many commits wait that no more are read: LEDGER does not take them, or not as fast."""
+        return self._queued >= self._options.max_backlog
+
     async def acquired(self, partition: int, fence: int) -> None:
         """Starts with the oldest entry of the partition's outbox."""
         owned = self._owned[partition] = _Owned(partition)
@@ -415,7 +420,7 @@ class Relay:
     def _count(self, change: int) -> None:
         self._queued += change
         _backlog.set(self._queued)
-        if self._queued >= self._options.max_backlog:
+        if self.full:
             self._room.clear()
         elif not self._room.is_set():
             self._room.set()

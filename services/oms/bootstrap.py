@@ -34,6 +34,7 @@ from services.oms.amend import Amender
 from services.oms.cancel import Canceler
 from services.oms.dispatch import Dispatch, check_subjects
 from services.oms.executions import DropCopies
+from services.oms.journal_room import JournalRoom
 from services.oms.order_entry import OrderEntry
 from services.oms.outcomes import SubmissionRecord
 from services.oms.owner import OwnersWork
@@ -60,7 +61,6 @@ from services.runtime.ids import new_ulid
 from services.runtime.publisher import Publisher
 from services.runtime.service import WorkerContext
 from services.runtime.settings import SettingsError
-from services.runtime.stream_watch import StreamWatch
 from services.runtime.streams import (
     ACCOUNTS_BUCKET,
     DEADLETTER,
@@ -130,7 +130,7 @@ class Worker:
         self._closings: list[Step] = []
         """How the parts are closed, in the order of their opening."""
         self._nats: NatsClient | None = None
-        self._streams_watch: StreamWatch | None = None
+        self._room: JournalRoom | None = None
         self.ledger: Ledger | None = None
         self._risk: RiskChannels | None = None
         self._work: OwnersWork | None = None
@@ -153,6 +153,8 @@ class Worker:
         board.report("executions", True)
         board.register("questdb", critical=False, probe=self._check_questdb)
         board.register("streams", critical=False, probe=self._check_streams)
+        board.register("journals", critical=True)
+        board.report("journals", True)
         if risk.enabled:
             board.register("risk", critical=risk.fail_closed, probe=self._check_risk)
         if not risk.enabled or not risk.fail_closed:
@@ -186,9 +188,13 @@ class Worker:
         await self._nats.jetstream(timeout=2).stream_info(ORDERS)
 
     async def _check_streams(self) -> None:
-        if self._streams_watch is None:
+        if self._room is None:
             raise ConnectionError("not connected")
-        await self._streams_watch.check()
+        try:
+            await self._room.measure()
+        finally:
+            lacking = self._room.lacking()
+            self.board.report("journals", not lacking, lacking)
 
     async def _check_risk(self) -> None:
         if self._risk is None:
@@ -199,6 +205,7 @@ class Worker:
         """Opens everything, however long it takes. Raises `SettingsError` for what waiting does not cure."""
         settings = self._settings
         nats = self._nats = await self._open_nats()
+        room = self._room = JournalRoom(nats, lambda: self._work is not None and self._work.relay_full)
         registry = await self._streams(nats)
         ledger = self.ledger = await self._open_ledger(nats, registry)
         publisher = Publisher(nats)
@@ -209,7 +216,7 @@ class Worker:
         dispatch = Dispatch(
             publisher, settings.nats.order_subject_prefix, orders.publish_timeout_sec, self._clock
         )
-        submitter, groups = self._submitters(risk, ledger, dispatch, nats)
+        submitter, groups = self._submitters(risk, ledger, dispatch, nats, room)
         drop_copies = DropCopies(nats, settings.ledger.partitions)
         self._refusals.append(ending(drop_copies.stop))
         archive = OrderArchive(self._questdb)
@@ -274,7 +281,6 @@ class Worker:
             await check_subjects(js, self._settings.nats.order_subject_prefix)
             return await ensure_bucket(js, ACCOUNTS_BUCKET)
 
-        self._streams_watch = StreamWatch(nats, (ORDERS, EXECUTIONS, LEDGER, DEADLETTER))
         return await until("streams", ensure, (NatsError, JetStreamError, OSError, TimeoutError))
 
     async def _open_ledger(self, nats: NatsClient, registry: KeyValue) -> Ledger:
@@ -337,7 +343,12 @@ class Worker:
         return client
 
     def _submitters(
-        self, risk: RiskClient | None, ledger: Ledger, dispatch: Dispatch, nats: NatsClient
+        self,
+        risk: RiskClient | None,
+        ledger: Ledger,
+        dispatch: Dispatch,
+        nats: NatsClient,
+        room: JournalRoom,
     ) -> tuple[Submitter, GroupSubmitter]:
         orders = self._settings.order_management
         entry = OrderEntry(
@@ -349,7 +360,7 @@ class Worker:
         record = self._record()
         rules = SubmitRules(self._settings.risk_service.fail_closed, orders.max_open_orders_per_account)
         submitter = Submitter(
-            entry, risk, ledger, dispatch, lambda: nats.is_connected, record, rules, self._clock
+            entry, risk, ledger, dispatch, lambda: nats.is_connected, record, rules, self._clock, room.require
         )
         self._refusals.append(submitter.drain)
         return submitter, GroupSubmitter(submitter, entry, risk, ledger, dispatch, record, rules, self._clock)

@@ -100,6 +100,11 @@ class OwnersWork:
         """The partitions owned now, with their fencing numbers."""
         return self._ownership.owned
 
+    @property
+    def relay_full(self) -> bool:
+        """Whether stream LEDGER does not take what this worker relays."""
+        return self._relay.full
+
     def _owned_now(self) -> Collection[int]:
         return self.owned.keys()
 

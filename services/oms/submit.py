@@ -113,8 +113,10 @@ class Submitter:
         record: SubmissionRecord,
         rules: SubmitRules,
         clock: Clock,
+        require_room: Callable[[], None] = lambda: None,
     ) -> None:
-        """`risk` is None when it is switched off; `connected`: the journal of orders can be reached."""
+        """`risk` is None when it is switched off; `connected`: the journal of orders can be reached;
+        `require_room` raises `ResourceExhausted` when the journals have no room for new orders."""
         self._entry = entry
         self._risk = risk
         self._ledger = ledger
@@ -123,6 +125,7 @@ class Submitter:
         self._record = record
         self._rules = rules
         self._clock = clock
+        self._require_room = require_room
         self._assess = unchecked_assess(rules.max_open_orders)
         self._running: set[asyncio.Task[Any]] = set()
         self.earlier: Final = EarlierOrders(ledger, clock)
@@ -138,8 +141,8 @@ class Submitter:
     def begin(self, request: order_pb2.SubmitOrderRequest) -> "asyncio.Task[Outcome]":
         """Starts a submission; the task runs to its end whatever becomes of the caller (await it shielded).
 
-        Raises `InvalidArgument` for a request that says nothing valid, and `Unavailable` when nothing can be
-        sent: then nothing was done. The task fails with `OutcomeUnknown`, `AlreadyExists`,
+        Raises `InvalidArgument` for a request that says nothing valid, and what `require_ready` raises: then
+        nothing was done. The task fails with `OutcomeUnknown`, `AlreadyExists`,
         `ResourceExhausted` or `Unavailable`.
         """
         started = time.perf_counter()
@@ -151,7 +154,7 @@ class Submitter:
         return task
 
     def require_ready(self) -> None:
-        """Raises `Unavailable` when nothing can be sent."""
+        """Raises `Unavailable` when nothing can be sent, `ResourceExhausted` when the journals are full."""
         if self._stopping or not self._connected():
             raise Unavailable(
                 "oms is stopping; nothing was done"
@@ -159,6 +162,7 @@ class Submitter:
                 else "the journal of orders cannot be reached; nothing was done",
                 reason="NOT_READY",
             )
+        self._require_room()
 
     async def drain(self) -> None:
         """Refuses new orders and returns when every submission that was begun is finished."""

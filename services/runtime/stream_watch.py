@@ -31,6 +31,8 @@ class StreamWatch:
         self._client = client
         self._streams = streams
         self._warned: set[str] = set()
+        self.shares: dict[str, float] = {}
+        """Of its bytes, what each stream held when it was measured last; 0 without a limit."""
 
     async def check(self) -> None:
         """Measures every stream. Raises `StreamFull` for those at 90 % or more, and the client's errors."""
@@ -44,7 +46,7 @@ class StreamWatch:
             size, limit = info.state.bytes, info.config.max_bytes or 0
             _bytes.labels(stream).set(size)
             _max_bytes.labels(stream).set(max(0, limit))
-            share = size / limit if limit > 0 else 0.0
+            share = self.shares[stream] = size / limit if limit > 0 else 0.0
             self._note(stream, share, size, limit)
             if share >= DEGRADED_AT:
                 full.append(f"{stream} is {share:.0%} full")

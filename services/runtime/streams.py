@@ -47,7 +47,7 @@ STREAMS: Final = {
     spec.name: spec
     for spec in (
         StreamSpec(ORDERS, ("orders.*.new", "orders.*.cancel", "orders.*.replace"), 2 * _GIB),
-        StreamSpec(EXECUTIONS, ("fills.*", "executions.*"), 4 * _GIB, partitioned=True),
+        StreamSpec(EXECUTIONS, ("fills.*", "executions.*"), 8 * _GIB, partitioned=True),
         StreamSpec(LEDGER, ("ledger.*.*",), 8 * _GIB),
         StreamSpec(DEADLETTER, ("deadletter.>",), _GIB // 4),
     )

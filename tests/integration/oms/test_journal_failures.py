@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 from nats.aio.client import Client
 
 from services.runtime.errors import Code
-from services.runtime.streams import ORDERS
+from services.runtime.streams import EXECUTIONS, LEDGER, ORDERS
 from tests.contract.oms.clients import OverRest, Refusal
-from tests.integration.oms.orders import limit_buy, market_buy, orders_of, reserved_of, until_state
+from tests.integration.oms.orders import limit_buy, market_buy, orders_of, reserved_of, resting, until_state
 from tests.integration.oms.platform import OmsPlatform
 from tests.support import eventually
 
@@ -83,8 +84,8 @@ async def test_an_order_that_the_full_journal_refuses_is_released_and_exhausted(
     await until_state(oms, warm["order_id"], "filled")
     js = bus.jetstream()
     before = (await js.stream_info(ORDERS)).config
-    usual = before.max_bytes
-    before.max_bytes = 1
+    # Not by its bytes: that is noticed before it comes to a refusal.
+    usual, before.max_msg_size = before.max_msg_size, 1
     await js.update_stream(before)
     try:
         with pytest.raises(Refusal) as refused:
@@ -94,11 +95,60 @@ async def test_an_order_that_the_full_journal_refuses_is_released_and_exhausted(
         assert (order["state"], order["reason"]) == ("canceled", "not_published")
         assert await reserved_of(platform, account) == (0, {})
     finally:
-        before.max_bytes = usual
+        before.max_msg_size = usual
         await js.update_stream(before)
     # Nothing was done, so the same request may be made again.
     answer = await oms.call("SubmitOrder", limit_buy(account, client_order_id="full"))
     assert answer["status"] == "submitted"
+
+
+@pytest.mark.parametrize("journal", [EXECUTIONS, LEDGER])
+async def test_a_journal_without_room_takes_no_new_orders_and_what_works_can_be_canceled(
+    platform: OmsPlatform, oms: OverRest, bus: Client, account: str, journal: str
+) -> None:
+    working = (await oms.call("SubmitOrder", resting(account)))["order_id"]
+    await until_state(oms, working, "new")
+    js = bus.jetstream()
+    for number in range(100):
+        # Reports of orders that nobody knows: ignored, but kept, and told in LEDGER.
+        report = {"exec_id": f"x-{number}", "account": account, "order_id": "x" * 200, "kind": "accepted"}
+        payload = json.dumps({**report, "reason": "x" * 500}).encode()
+        await js.publish(f"executions.{account}", payload)
+
+    async def told() -> bool:
+        return (await js.stream_info(LEDGER)).state.bytes > 30_000
+
+    await eventually(told, within_sec=20)
+    info = await js.stream_info(journal)
+    usual, info.config.max_bytes = info.config.max_bytes, int(info.state.bytes / 0.955)
+    await js.update_stream(info.config)
+    try:
+
+        async def noticed() -> bool:
+            health = await oms._client.get("/health")
+            return health.status_code == 503 and health.json()["missing"] == ["journals"]
+
+        await eventually(noticed, within_sec=10)
+        with pytest.raises(Refusal) as refused:
+            await oms.call("SubmitOrder", limit_buy(account, client_order_id="no-room"))
+        assert refused.value.code is Code.RESOURCE_EXHAUSTED
+        assert refused.value.retry_sec > 0
+        await oms.call("CancelOrder", {"order_id": working})
+        await until_state(oms, working, "canceled")
+        assert (await reserved_of(platform, account))[0] == 0
+    finally:
+        info.config.max_bytes = usual
+        await js.update_stream(info.config)
+
+    async def taken() -> bool:
+        try:
+            answer = await oms.call("SubmitOrder", limit_buy(account, client_order_id="no-room"))
+        except Refusal as refusal:
+            raise AssertionError(str(refusal)) from refusal
+        return bool(answer["status"] == "submitted")
+
+    await eventually(taken, within_sec=10, every_sec=0.2)
+    assert (await oms._client.get("/health")).status_code == 200
 
 
 async def test_orders_and_fills_survive_a_restart_of_nats(

@@ -31,9 +31,9 @@ class OrderServiceStub:
 
     A denial is an OK answer with a reason. Errors: INVALID_ARGUMENT names the field
     (`google.rpc.BadRequest`), NOT_FOUND an order that the caller may not or cannot see, ALREADY_EXISTS a
-    client order id that was used with another payload, RESOURCE_EXHAUSTED overload (nothing was reserved),
-    UNAVAILABLE an outcome that is not known yet: it names the order id and when to ask again
-    (`google.rpc.RetryInfo`). Every error carries `google.rpc.ErrorInfo`.
+    client order id that was used with another payload, RESOURCE_EXHAUSTED overload, or journals without room
+    for new orders (JOURNAL_FULL; cancels are taken): nothing was reserved. UNAVAILABLE is an outcome that is
+    not known yet: it names the order id and when to ask again (`google.rpc.RetryInfo`). Every error carries `google.rpc.ErrorInfo`.
     """
 
     @_typing.overload
@@ -92,9 +92,9 @@ class OrderServiceAsyncStub(OrderServiceStub):
 
     A denial is an OK answer with a reason. Errors: INVALID_ARGUMENT names the field
     (`google.rpc.BadRequest`), NOT_FOUND an order that the caller may not or cannot see, ALREADY_EXISTS a
-    client order id that was used with another payload, RESOURCE_EXHAUSTED overload (nothing was reserved),
-    UNAVAILABLE an outcome that is not known yet: it names the order id and when to ask again
-    (`google.rpc.RetryInfo`). Every error carries `google.rpc.ErrorInfo`.
+    client order id that was used with another payload, RESOURCE_EXHAUSTED overload, or journals without room
+    for new orders (JOURNAL_FULL; cancels are taken): nothing was reserved. UNAVAILABLE is an outcome that is
+    not known yet: it names the order id and when to ask again (`google.rpc.RetryInfo`). Every error carries `google.rpc.ErrorInfo`.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -149,9 +149,9 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
 
     A denial is an OK answer with a reason. Errors: INVALID_ARGUMENT names the field
     (`google.rpc.BadRequest`), NOT_FOUND an order that the caller may not or cannot see, ALREADY_EXISTS a
-    client order id that was used with another payload, RESOURCE_EXHAUSTED overload (nothing was reserved),
-    UNAVAILABLE an outcome that is not known yet: it names the order id and when to ask again
-    (`google.rpc.RetryInfo`). Every error carries `google.rpc.ErrorInfo`.
+    client order id that was used with another payload, RESOURCE_EXHAUSTED overload, or journals without room
+    for new orders (JOURNAL_FULL; cancels are taken): nothing was reserved. UNAVAILABLE is an outcome that is
+    not known yet: it names the order id and when to ask again (`google.rpc.RetryInfo`). Every error carries `google.rpc.ErrorInfo`.
     """
 
     @_abc_1.abstractmethod
