@@ -211,7 +211,7 @@ def decode_commits(payload: bytes) -> tuple[Commit, ...]:
     """Reads a LEDGER message; raises `UnknownFormat` for what this version cannot read."""
     try:
         return tuple(_commit(envelope) for envelope in _ENVELOPES.decode(payload))
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UnknownFormat(str(error)) from error
 
 
@@ -219,7 +219,7 @@ def decode_commit(entry: bytes) -> Commit:
     """Reads an outbox entry; raises `UnknownFormat`."""
     try:
         return _commit(_ENVELOPE.decode(entry))
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UnknownFormat(str(error)) from error
 
 

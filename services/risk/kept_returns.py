@@ -12,6 +12,7 @@ import msgspec
 import redis.asyncio
 from redis.exceptions import RedisError
 
+from services.messages import UNREADABLE
 from services.risk.checks.market import Returns
 from services.risk.daily_returns import DAY_NS, OLDEST_CLOSE_NS
 from services.risk.market import ReturnsSource
@@ -73,7 +74,7 @@ class KeptReturns:
         for field, text in kept.items():
             try:
                 returns = _decode(text)
-            except msgspec.DecodeError:
+            except UNREADABLE:
                 continue
             if len(returns) == len(returns.rises) == self._lookback_days:
                 self._kept[field.decode()] = returns

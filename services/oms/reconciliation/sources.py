@@ -20,6 +20,7 @@ from services.ledger.account import Account
 from services.ledger.errors import LedgerError
 from services.ledger.order import Order, OrderState
 from services.ledger.partition import partition_of
+from services.messages import UNREADABLE
 from services.oms.reconciliation.comparison import Key, Standing, StoredTrade, VenuePosition
 from services.questdb.fill_store import DURABLE
 from services.questdb.queries import TableSuspended, fill_totals, fills_between, wait_applied
@@ -169,7 +170,7 @@ class Sources:
             raise SourceUnavailable("venue", "nobody answers") from None
         try:
             return msgspec.json.decode(answer.data, type=kind)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise SourceUnavailable("venue", f"its answer cannot be read: {error}") from None
 
     async def accounts(self, names: Iterable[str], through: int) -> dict[str, Account]:

@@ -101,6 +101,8 @@ def test_numbers_carry_their_exact_text() -> None:
         b'[{"v":1,"account":"a","seq":1,"time_ns":1,"events":[{"teleported":{}}]}]',
         b'[{"v":1,"account":"a","seq":1,"time_ns":1,"events":[{}]}]',
         b'[{"v":1,"account":"a","seq":1,"time_ns":1,"events":[{"acknowledged":{"order_id":"o"}}]}]',
+        b'[{"v":1,"x":' + b"[" * 2_000 + b"]" * 2_000 + b"}]",
+        b'[{"v":1,"account":"\xff"}]',
     ],
 )
 def test_what_this_version_cannot_read_is_named_so(payload: bytes) -> None:
