@@ -84,7 +84,7 @@ async def rebuild(site: Site, clock: Clock, say: Say) -> Rebuilt:
     positions = Positions(site.nats, Endpoint.parse(where.projection_url, where.projection_db, _ANSWER_SEC))
     publisher = Publisher(site.nats)
     try:
-        manifest = await site.snapshots.manifest()
+        manifest = (await site.snapshots.valid()).manifest
         if manifest.partitions not in (0, where.partitions):
             raise RecoveryError(f"the snapshot has {manifest.partitions} partitions, not {where.partitions}")
         incarnation = await _cut_off(site)

@@ -13,7 +13,7 @@ from services.ledger.codec import UnknownFormat
 from services.ledger.errors import LedgerError
 from services.ledger.journal import JournalGap
 from services.ledger.numbers import install_context
-from services.recovery.snapshots import Snapshots, SnapshotUnreadable
+from services.recovery.snapshots import SnapshotOvertaken, Snapshots, SnapshotUnreadable
 from services.runtime.connections import NatsClient, open_nats
 from services.runtime.streams import (
     ACCOUNTS_BUCKET,
@@ -38,6 +38,7 @@ FAILURES: Final = (
     JournalGap,
     UnknownFormat,
     SnapshotUnreadable,
+    SnapshotOvertaken,
     StreamMismatch,
     NatsError,
     OSError,

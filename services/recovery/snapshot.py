@@ -1,8 +1,8 @@
 """Writing a snapshot, and trimming LEDGER up to it.
 
 A snapshot comes from the journal alone: it needs no Valkey. Trimming needs three witnesses: the snapshot that
-takes the place of what goes, a store that continues LEDGER and is told so (its watermarks), and orders_log,
-which must have stored every order event that goes.
+takes the place of what goes, and that was read whole; a store that continues LEDGER and is told so (its
+watermarks); and orders_log, which must have stored every order event that goes.
 """
 
 from collections.abc import Callable
@@ -40,8 +40,13 @@ class Taken:
 
 
 async def take(site: Site, clock: Clock) -> Taken:
-    """Writes a snapshot of every account at the present end of LEDGER and makes it the valid one."""
-    manifest = await site.snapshots.manifest()
+    """Writes a snapshot of every account at the present end of LEDGER and makes it the valid one.
+
+    Raises what `FAILURES` lists. Then the valid one is still what it was; only when the last write had no
+    answer, it is that one or this one, whole.
+    """
+    valid = await site.snapshots.valid()
+    manifest = valid.manifest
     js = site.nats.jetstream(timeout=API_TIMEOUT_SEC)
     sequence = (await js.stream_info(LEDGER)).state.last_seq
     partitions = site.where.partitions
@@ -52,7 +57,7 @@ async def take(site: Site, clock: Clock) -> Taken:
         kept = pruned(folded.accounts, clock.now_ns())
         accounts += len(kept)
         orders += sum(len(one.orders) for one in kept)
-        name = f"{sequence}.{clock.now_ns()}.{partition}"
+        name = valid.object_name(partition)
         await site.snapshots.write(name, kept)
         objects.append(name)
         ordered.append(folded.ordered)
@@ -62,7 +67,7 @@ async def take(site: Site, clock: Clock) -> Taken:
     fresh = Manifest(
         sequence, clock.now_ns(), partitions, identity, tuple(checkpoints), tuple(ordered), tuple(objects)
     )
-    await site.snapshots.publish(fresh)
+    await site.snapshots.publish(fresh, instead=valid)
     return Taken(fresh, accounts, orders)
 
 
@@ -83,9 +88,13 @@ async def trim(site: Site, say: Say) -> int:
     """Removes from LEDGER what the valid snapshot covers and orders_log has stored.
 
     Returns the sequence up to which LEDGER is trimmed. Raises `RecoveryError` when the store does not
-    continue LEDGER or QuestDB cannot be asked; then nothing is removed.
+    continue LEDGER or QuestDB cannot be asked, and `SnapshotUnreadable` when an object of the snapshot is
+    damaged or missing; then nothing is removed.
     """
-    manifest = await site.snapshots.manifest()
+    manifest = (await site.snapshots.valid()).manifest
+    for partition in range(len(manifest.objects)):
+        # What goes is nowhere else: the snapshot is read before, not only believed.
+        await site.snapshots.accounts(manifest, partition)
     until = await _stored_in_log(site, manifest, say)
     where = site.where
     connection = Connection(

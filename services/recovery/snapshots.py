@@ -1,9 +1,12 @@
 """Snapshots of the ledger in JetStream: an object a partition, and one key that names the valid ones.
 
-The key is written last, in one step: a snapshot is there whole or not at all. Objects that it does not name
-are left-overs of an interrupted one, and are removed with the next.
+The key is written last, in one step, and only if it is still as it was when the snapshot was begun: a
+snapshot is there whole or not at all, and of two that were made at once one is. The name of an object tells
+which revision of the key it was begun after. Once there is a later revision, nobody can make it valid any
+more: so whoever has written the key removes what was begun before, and nothing of a snapshot in progress.
 """
 
+import asyncio
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -12,7 +15,12 @@ from typing import IO, Any, Final
 import msgspec
 from nats.js import JetStreamContext
 from nats.js.api import ObjectStoreConfig, StorageType
-from nats.js.errors import BucketNotFoundError, KeyNotFoundError, NotFoundError
+from nats.js.errors import (
+    BucketNotFoundError,
+    KeyNotFoundError,
+    KeyWrongLastSequenceError,
+    NotFoundError,
+)
 from nats.js.errors import Error as JetStreamError
 from nats.js.kv import KeyValue
 from nats.js.object_store import ObjectStore
@@ -21,6 +29,7 @@ from services.ledger import codec
 from services.ledger.account import Account
 from services.ledger.journal import FoldedAccount
 from services.ledger.order import Order
+from services.runtime.ids import new_ulid
 from services.runtime.streams import ensure_bucket
 
 BUCKET: Final = "ledger"
@@ -28,10 +37,19 @@ BUCKET: Final = "ledger"
 OBJECTS: Final = "ledger-snapshots"
 _MANIFEST: Final = "snapshot"
 _VERSION: Final = 1
+_READ_SEC: Final = 120.0
+"""An object whose parts are not all there would be waited for without end."""
 
 
 class SnapshotUnreadable(Exception):
     """A snapshot is missing, damaged or of an unknown version."""
+
+
+class SnapshotOvertaken(Exception):
+    """Another snapshot became valid while this one was made or read, and stays it."""
+
+
+_OVERTAKEN: Final = "another snapshot was made meanwhile, and is the valid one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +68,19 @@ class Manifest:
     objects: tuple[str, ...] = ()
     """By partition: the name of its object."""
     version: int = _VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Valid:
+    """The valid snapshot, and where it stands."""
+
+    manifest: Manifest
+    revision: int
+    """Of the key that names it; 0 when there is none."""
+
+    def object_name(self, partition: int) -> str:
+        """A new name for an object of the snapshot that is to take this one's place."""
+        return f"after-{self.revision}.{new_ulid()}.{partition}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,29 +113,36 @@ class Snapshots:
             )
         return cls(await ensure_bucket(js, BUCKET), objects)
 
-    async def manifest(self) -> Manifest:
+    async def valid(self) -> Valid:
         """The valid snapshot; one at sequence 0, of no account, when there is none."""
         try:
             entry = await self._bucket.get(_MANIFEST)
-        except KeyNotFoundError:
-            return Manifest()
+        except KeyNotFoundError as error:
+            removed = error.entry
+            return Valid(Manifest(), (removed.revision or 0) if removed is not None else 0)
         try:
             manifest = _MANIFESTS.decode(entry.value or b"")
         except msgspec.MsgspecError as error:
             raise SnapshotUnreadable(f"the snapshot's manifest is not readable: {error}") from error
         if manifest.version != _VERSION:
             raise SnapshotUnreadable(f"version {manifest.version} of a snapshot")
-        return manifest
+        return Valid(manifest, entry.revision or 0)
 
     async def accounts(self, manifest: Manifest, partition: int) -> dict[str, FoldedAccount]:
-        """The accounts of a partition, as the snapshot holds them."""
+        """The accounts of a partition, as the snapshot holds them.
+
+        Raises `SnapshotOvertaken` when its object went because another snapshot is the valid one now.
+        """
         if not manifest.objects:
             return {}
         name = manifest.objects[partition]
         with tempfile.TemporaryFile() as content:
             try:
-                await self._objects.get(name, writeinto=content)
-            except JetStreamError as error:
+                async with asyncio.timeout(_READ_SEC):
+                    await self._objects.get(name, writeinto=content)
+            except (JetStreamError, TimeoutError) as error:
+                if (await self.valid()).manifest != manifest:
+                    raise SnapshotOvertaken(_OVERTAKEN) from error
                 raise SnapshotUnreadable(f"object {name} of the snapshot: {error!r}") from error
             content.seek(0)
             return {one.account.account: one for one in _read(name, content)}
@@ -120,16 +158,28 @@ class Snapshots:
             content.seek(0)
             await self._objects.put(name, _binary(content))
 
-    async def publish(self, manifest: Manifest) -> None:
-        """Makes `manifest` the valid snapshot, and removes the objects that it does not name."""
-        await self._bucket.put(_MANIFEST, msgspec.json.encode(manifest))
+    async def publish(self, manifest: Manifest, instead: Valid) -> None:
+        """Makes `manifest` the valid snapshot in the place of `instead`, and removes what was begun before.
+
+        Raises `SnapshotOvertaken` when `instead` is no longer the valid one; then nothing is changed.
+        """
+        try:
+            revision = await self._bucket.update(_MANIFEST, msgspec.json.encode(manifest), instead.revision)
+        except KeyWrongLastSequenceError as error:
+            raise SnapshotOvertaken(_OVERTAKEN) from error
         try:
             stored = await self._objects.list()
         except NotFoundError:
             stored = []
         for info in stored:
-            if info.name not in manifest.objects and not info.deleted:
+            if info.name not in manifest.objects and not info.deleted and _begun_after(info.name) < revision:
                 await self._objects.delete(info.name)
+
+
+def _begun_after(name: str) -> int:
+    """The revision in an object's name; 0 for one that tells none."""
+    before, _, revision = name.partition(".")[0].partition("after-")
+    return int(revision) if not before and revision.isdecimal() else 0
 
 
 def _binary(content: IO[bytes]) -> Any:

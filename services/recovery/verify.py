@@ -62,7 +62,7 @@ async def verify(site: Site, say: Say) -> Verified:
     done = Verified()
     try:
         await connection.open()
-        manifest = await site.snapshots.manifest()
+        manifest = (await site.snapshots.valid()).manifest
         registry = KvAccountRegistry(site.registry)
         names = await registry.names()
         for partition in range(where.partitions):

@@ -1,4 +1,4 @@
-"""Snapshot, rebuild and verify on the real servers: what Valkey loses, the journal gives back."""
+"""Rebuild and verify on the real servers: what Valkey loses, the journal gives back."""
 
 from __future__ import annotations
 
@@ -10,38 +10,16 @@ import pytest
 import redis
 
 from services.ledger import keys
-from services.ledger.commands import Effect, ReportKind
+from services.ledger.commands import Effect
 from services.ledger.errors import LedgerUnavailable
 from services.ledger.journal import FoldedAccount
 from services.recovery import rebuild as rebuilding
-from services.recovery import snapshot
-from services.recovery.site import RecoveryError
-from services.runtime.clock import SystemClock
-from services.runtime.streams import EXECUTIONS, LEDGER
+from services.runtime.streams import EXECUTIONS
 from tests.integration.ledger.carrying import PROJECTION_DB, carrier
 from tests.integration.ledger.stale import lose_tail, wipe
 from tests.integration.recovery.conftest import Scene
-from tests.unit.ledger.making import abandon, fill, make_order, refuse, report, reserve
-
-ACCOUNTS = tuple(f"acc{number}" for number in range(6))
-
-
-async def traffic(scene: Scene, first: int = 1) -> int:
-    """Orders in every state that leaves something stored; returns the next sequence of a report."""
-    sequence = first
-    for account in ACCOUNTS:
-        filled, resting, partly = (make_order(account, "1") for _ in range(3))
-        given_up, tombstone = make_order(account, "1"), make_order(account, "1")
-        for order in (filled, resting, partly, given_up):
-            await scene.ledger.execute(reserve(order))
-        await scene.ledger.execute(reserve(make_order(account, "1"), refuse))
-        await scene.ledger.execute(abandon(given_up))
-        await scene.ledger.execute(abandon(tombstone))
-        await scene.ledger.execute(fill(filled, sequence, "1"))
-        await scene.ledger.execute(fill(partly, sequence + 1, "0.4"))
-        await scene.ledger.execute(report(ReportKind.ACCEPTED, resting, sequence + 2))
-        sequence += 3
-    return sequence
+from tests.integration.recovery.traffic import ACCOUNTS, traffic
+from tests.unit.ledger.making import abandon, fill, make_order, reserve
 
 
 async def test_wiped_store_is_rebuilt_equal_in_every_key(scene: Scene) -> None:
@@ -228,40 +206,6 @@ async def test_account_of_which_no_journal_knows_is_named_and_stays_denied(scene
     await scene.usable()
     with pytest.raises(LedgerUnavailable):
         await scene.ledger.execute(reserve(make_order("forgotten", "1")))
-
-
-async def test_snapshot_takes_the_place_of_the_journal_before_it(scene: Scene) -> None:
-    async with carrier(scene.valkey.server.url, scene.nats.url):
-        sequence = await traffic(scene)
-        await scene.carried()
-        before = scene.keys()
-        async with scene.site() as site:
-            taken = await snapshot.take(site, SystemClock())
-        assert taken.accounts == len(ACCOUNTS)
-        js = scene.client.jetstream()
-        last = (await js.stream_info(LEDGER)).state.last_seq
-        assert taken.manifest.sequence == last
-        await js.purge_stream(LEDGER, seq=last + 1)
-        wipe(scene.valkey.server)
-        assert (await scene.rebuild()).failures == []
-        assert scene.keys() == before
-        await scene.usable()
-        await traffic(scene, sequence)
-        await scene.carried()
-        assert await scene.verified() == []
-        async with scene.site() as site:
-            second = await snapshot.take(site, SystemClock())
-            stored = {info.name for info in await site.snapshots._objects.list() if not info.deleted}
-            assert stored == set(second.manifest.objects)
-        assert await scene.verified() == []
-
-
-async def test_journal_is_not_trimmed_beyond_what_orders_log_has_stored(scene: Scene) -> None:
-    await traffic(scene)
-    async with scene.site() as site:
-        await snapshot.take(site, SystemClock())
-        with pytest.raises(RecoveryError, match="orders_log cannot be read"):
-            await snapshot.trim(site, lambda _: None)
 
 
 async def test_reports_after_the_journal_are_left_to_the_checkpoint(scene: Scene) -> None:
