@@ -120,5 +120,10 @@ class Account:
     """Ids of the latest adjustments, so that a repeated one is recognised."""
     positions: Mapping[str, Position] = field(default_factory=dict)
 
+    @property
+    def last_adjustment(self) -> str:
+        """Id of the latest adjustment; empty before the first."""
+        return self.adjustments[-1] if self.adjustments else ""
+
     def position(self, symbol: str) -> Position:
         return self.positions.get(symbol) or Position(symbol)

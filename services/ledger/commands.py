@@ -198,10 +198,16 @@ class ApplyReport:
 
 @dataclass(frozen=True, slots=True)
 class AdjustPosition:
-    """An operator's correction of a position, after reconciliation has found a difference."""
+    """An operator's correction of a position, after reconciliation has found a difference.
+
+    Fills move all records alike and leave the difference as it was found; another correction does not. So
+    this one is booked only if none came in between.
+    """
 
     account: str
     adjustment_id: str
+    after: str
+    """`Account.last_adjustment` when the difference was found."""
     symbol: str
     quantity: Decimal
     """Signed; 0 corrects nothing and acknowledges the gaps."""
@@ -245,7 +251,8 @@ class Effect(StrEnum):
     BUSY = "busy"
     """An amendment is in flight."""
     STALE = "stale"
-    """The revision was used already, by an amendment that is answered or was taken back."""
+    """The revision was used already, by an amendment that is answered or was taken back; or the account was
+    adjusted after the difference was found that an adjustment is to settle."""
     GROUPED = "grouped"
     """Orders of a group are not amended."""
     REFUSED = "refused"

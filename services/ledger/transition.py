@@ -260,6 +260,8 @@ def _adjust_position(
 ) -> _Decision:
     if command.adjustment_id in account.adjustments:
         return (), Outcome(Effect.REPEATED)
+    if command.after != account.last_adjustment:
+        return (), Outcome(Effect.STALE)
     if command.quantity and command.price <= ZERO:
         raise ValueError("a correction of a quantity has a price")
     adjusted = e.PositionAdjusted(

@@ -56,6 +56,8 @@ class Compared:
     store_gap: Decimal = ZERO
     venue_gap: Decimal = ZERO
     last_price: Decimal = ZERO
+    last_adjustment: str = ""
+    """The account's latest correction that is part of `ledger` and the gaps."""
 
     @property
     def store_difference(self) -> Decimal:
@@ -156,6 +158,7 @@ def compare_positions(
             position.store_gap,
             position.venue_gap,
             position.last_price,
+            account.last_adjustment,
         )
     return compared
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Final, Protocol
 
-from services.ledger.commands import AdjustPosition, Command, Outcome
+from services.ledger.commands import AdjustPosition, Command, Effect, Outcome
 from services.ledger.numbers import ZERO
 from services.oms.reconciliation.comparison import (
     Compared,
@@ -82,7 +82,7 @@ class RepairOrder:
 
 
 class NothingToRepair(Exception):
-    """The position does not differ, or its difference does not hold still."""
+    """The position does not differ, its difference does not hold still, or another correction came first."""
 
 
 class PriceMissing(Exception):
@@ -161,7 +161,8 @@ class Reconciler:
         """Books the correction of one position that differs; what was booked.
 
         Raises `NothingToRepair`, `PriceMissing`, `SourceUnavailable`, and an error of the ledger. To repeat
-        it after an unknown outcome is harmless: a position that was corrected does not differ.
+        it after an unknown outcome is harmless, and so are two at once: a position that was corrected does
+        not differ, and of corrections of one difference the ledger books one.
         """
         report = await self.compare(account, symbol)
         key = (account, symbol)
@@ -180,6 +181,7 @@ class Reconciler:
         command = AdjustPosition(
             account,
             new_ulid(),
+            found.last_adjustment,
             symbol,
             quantity,
             price,
@@ -188,7 +190,11 @@ class Reconciler:
             reason=wanted.reason,
             requested_by=wanted.requested_by,
         )
-        await self._ledger.execute(command, ADJUST_TIMEOUT_SEC)
+        outcome = await self._ledger.execute(command, ADJUST_TIMEOUT_SEC)
+        if outcome.effect is Effect.STALE:
+            raise NothingToRepair(
+                f"another correction of account {account} was booked meanwhile; compare again"
+            )
         _repairs.inc()
         _log.warning(
             "position adjusted",

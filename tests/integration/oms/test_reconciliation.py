@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from nats.aio.client import Client
 
+from services.ledger.commands import AdjustPosition, Command, Outcome
+from services.oms.reconciliation.reconciler import NothingToRepair, RepairOrder
 from services.runtime.errors import Code
 from tests.contract.oms.clients import OverRest, Refusal
 from tests.integration.oms.orders import market_buy, resting, until_state
@@ -110,6 +112,39 @@ async def test_a_repair_books_what_the_venue_has_and_stands_in_the_journal(
             if message["event"]["kind"] == "position_adjusted":
                 break
     assert events[-1]["reason"] == "never traded"
+
+
+async def test_repairs_that_were_computed_from_one_difference_are_booked_once(
+    platform: OmsPlatform, oms: OverRest, bus: Client, account: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known failure: a retry that met its first try in the ledger moved position and cash once more."""
+    order = await oms.call("SubmitOrder", market_buy(account, quantity=0.2))
+    await until_state(oms, order["order_id"], "filled")
+    await publish(bus, f"fills.{account}", a_fill(account))
+    await until_breaks(oms, account, 1)
+    async with WorkerInProcess(platform) as worker:
+        reconciler = worker._reconciliation._reconciler
+        assert reconciler is not None
+        execute = reconciler._ledger.execute
+        computed = asyncio.Barrier(2)
+
+        async def together(command: Command, timeout: float = 1.0) -> Outcome:
+            if isinstance(command, AdjustPosition):
+                await computed.wait()
+            return await execute(command, timeout)
+
+        monkeypatch.setattr(reconciler._ledger, "execute", together)
+        wanted = RepairOrder(True, Decimal(45000), "never traded", "ops")
+        outcomes = await asyncio.gather(
+            *(reconciler.repair(account, "BTCUSDT", wanted) for _ in range(2)), return_exceptions=True
+        )
+    booked = [one.quantity for one in outcomes if isinstance(one, AdjustPosition)]
+    refused = [str(one) for one in outcomes if isinstance(one, NothingToRepair)]
+    assert booked == [Decimal("-0.5")]
+    assert len(refused) == 1
+    assert "another correction" in refused[0]
+    await until_position(oms, account, "0.2")
+    assert (await reconcile(oms, account=account))["breaks"] == []
 
 
 async def test_the_command_tells_differences_and_has_them_settled(

@@ -94,6 +94,12 @@ def test_a_gap_that_was_acknowledged_is_no_difference_and_another_one_is() -> No
     assert compare_positions(accounts, venue, 9, {KEY: Decimal(3)}, ())[KEY].differs
 
 
+def test_what_is_compared_names_the_last_correction_that_is_part_of_it() -> None:
+    held = replace(an_account(Decimal(3), 9)["acc"], adjustments=("a1", "a2"))
+    assert compare_positions({"acc": held}, {}, 9, {}, ())[KEY].last_adjustment == "a2"
+    assert compare_positions(an_account(Decimal(3), 9), {}, 9, {}, ())[KEY].last_adjustment == ""
+
+
 def test_only_what_both_cuts_show_is_confirmed() -> None:
     equal = Compared(1, Decimal(1), Decimal(1), Decimal(1))
     other = replace(equal, venue=Decimal(2))

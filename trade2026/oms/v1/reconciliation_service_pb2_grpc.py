@@ -29,8 +29,9 @@ class ReconciliationServiceStub:
     """Compares ledger, fill store and venue.
 
     All three are compared as of one report of the venue, so the answer is right while orders are flowing. Errors:
-    INVALID_ARGUMENT names the field, FAILED_PRECONDITION a repair of what does not differ or does not hold
-    still, UNAVAILABLE which of the three does not answer or lags (nothing is known then, and no difference told).
+    INVALID_ARGUMENT names the field, FAILED_PRECONDITION a repair of what does not differ, does not hold still or
+    was corrected by somebody else meanwhile, UNAVAILABLE which of the three does not answer or lags (nothing is
+    known then, and no difference told).
     """
 
     def __init__(self, channel):
@@ -50,14 +51,16 @@ class ReconciliationServiceServicer:
     """Compares ledger, fill store and venue.
 
     All three are compared as of one report of the venue, so the answer is right while orders are flowing. Errors:
-    INVALID_ARGUMENT names the field, FAILED_PRECONDITION a repair of what does not differ or does not hold
-    still, UNAVAILABLE which of the three does not answer or lags (nothing is known then, and no difference told).
+    INVALID_ARGUMENT names the field, FAILED_PRECONDITION a repair of what does not differ, does not hold still or
+    was corrected by somebody else meanwhile, UNAVAILABLE which of the three does not answer or lags (nothing is
+    known then, and no difference told).
     """
 
     def Reconcile(self, request, context):
         """Compares positions and open orders of one account, or of all, and names each difference with the values of
         all sides. Takes as long as the fill store needs to write what it holds, twice where something differs:
-        give it a deadline of a minute. With `repair`, corrects one position.
+        give it a deadline of a minute. With `repair`, corrects one position; to ask again after an unknown outcome,
+        or twice at once, books the correction once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -83,8 +86,9 @@ class ReconciliationService:
     """Compares ledger, fill store and venue.
 
     All three are compared as of one report of the venue, so the answer is right while orders are flowing. Errors:
-    INVALID_ARGUMENT names the field, FAILED_PRECONDITION a repair of what does not differ or does not hold
-    still, UNAVAILABLE which of the three does not answer or lags (nothing is known then, and no difference told).
+    INVALID_ARGUMENT names the field, FAILED_PRECONDITION a repair of what does not differ, does not hold still or
+    was corrected by somebody else meanwhile, UNAVAILABLE which of the three does not answer or lags (nothing is
+    known then, and no difference told).
     """
 
     @staticmethod

@@ -30,8 +30,9 @@ class ReconciliationServiceStub:
     """Compares ledger, fill store and venue.
 
     All three are compared as of one report of the venue, so the answer is right while orders are flowing. Errors:
-    INVALID_ARGUMENT names the field, FAILED_PRECONDITION a repair of what does not differ or does not hold
-    still, UNAVAILABLE which of the three does not answer or lags (nothing is known then, and no difference told).
+    INVALID_ARGUMENT names the field, FAILED_PRECONDITION a repair of what does not differ, does not hold still or
+    was corrected by somebody else meanwhile, UNAVAILABLE which of the three does not answer or lags (nothing is
+    known then, and no difference told).
     """
 
     @_typing.overload
@@ -41,7 +42,8 @@ class ReconciliationServiceStub:
     Reconcile: _grpc.UnaryUnaryMultiCallable[_reconciliation_service_pb2.ReconcileRequest, _reconciliation_service_pb2.ReconcileResponse]
     """Compares positions and open orders of one account, or of all, and names each difference with the values of
     all sides. Takes as long as the fill store needs to write what it holds, twice where something differs:
-    give it a deadline of a minute. With `repair`, corrects one position.
+    give it a deadline of a minute. With `repair`, corrects one position; to ask again after an unknown outcome,
+    or twice at once, books the correction once.
     """
 
 @_typing.type_check_only
@@ -49,23 +51,26 @@ class ReconciliationServiceAsyncStub(ReconciliationServiceStub):
     """Compares ledger, fill store and venue.
 
     All three are compared as of one report of the venue, so the answer is right while orders are flowing. Errors:
-    INVALID_ARGUMENT names the field, FAILED_PRECONDITION a repair of what does not differ or does not hold
-    still, UNAVAILABLE which of the three does not answer or lags (nothing is known then, and no difference told).
+    INVALID_ARGUMENT names the field, FAILED_PRECONDITION a repair of what does not differ, does not hold still or
+    was corrected by somebody else meanwhile, UNAVAILABLE which of the three does not answer or lags (nothing is
+    known then, and no difference told).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Reconcile: _aio.UnaryUnaryMultiCallable[_reconciliation_service_pb2.ReconcileRequest, _reconciliation_service_pb2.ReconcileResponse]  # type: ignore[assignment]
     """Compares positions and open orders of one account, or of all, and names each difference with the values of
     all sides. Takes as long as the fill store needs to write what it holds, twice where something differs:
-    give it a deadline of a minute. With `repair`, corrects one position.
+    give it a deadline of a minute. With `repair`, corrects one position; to ask again after an unknown outcome,
+    or twice at once, books the correction once.
     """
 
 class ReconciliationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Compares ledger, fill store and venue.
 
     All three are compared as of one report of the venue, so the answer is right while orders are flowing. Errors:
-    INVALID_ARGUMENT names the field, FAILED_PRECONDITION a repair of what does not differ or does not hold
-    still, UNAVAILABLE which of the three does not answer or lags (nothing is known then, and no difference told).
+    INVALID_ARGUMENT names the field, FAILED_PRECONDITION a repair of what does not differ, does not hold still or
+    was corrected by somebody else meanwhile, UNAVAILABLE which of the three does not answer or lags (nothing is
+    known then, and no difference told).
     """
 
     @_abc_1.abstractmethod
@@ -76,7 +81,8 @@ class ReconciliationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_reconciliation_service_pb2.ReconcileResponse, _abc.Awaitable[_reconciliation_service_pb2.ReconcileResponse]]:
         """Compares positions and open orders of one account, or of all, and names each difference with the values of
         all sides. Takes as long as the fill store needs to write what it holds, twice where something differs:
-        give it a deadline of a minute. With `repair`, corrects one position.
+        give it a deadline of a minute. With `repair`, corrects one position; to ask again after an unknown outcome,
+        or twice at once, books the correction once.
         """
 
 def add_ReconciliationServiceServicer_to_server(servicer: ReconciliationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
