@@ -1,7 +1,8 @@
 """Folding LEDGER: the journal of events gives every account and order again, as they are stored.
 
 A message of LEDGER may repeat events that an earlier one brought (the relay starts again from the oldest
-commit that was not acknowledged); a number that is missing never follows later, and is an error.
+commit that was not acknowledged); a number that is missing never follows later, and is an error, as is an
+event that cannot have followed.
 """
 
 import hashlib
@@ -15,11 +16,14 @@ from services.ledger.codec import Commit
 from services.ledger.events import Denied, Ended, Event, Reserved
 from services.ledger.numbers import plain
 from services.ledger.order import Order
-from services.ledger.transition import event_order, evolve
+from services.ledger.transition import AccountMissing, event_order, evolve
 
 
 class JournalGap(Exception):
-    """Events of an account are missing in the journal."""
+    """Events of an account are missing in the journal.
+
+    The next one has a later number than is to follow, or tells of something that the account does not have.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,34 +73,54 @@ class Journal:
         """Events that were skipped because they had been folded before."""
 
     def apply(self, commit: Commit) -> list[Step]:
-        """Folds a commit; returns the events that were new. Raises `JournalGap`."""
-        steps: list[Step] = []
+        """Folds a commit; returns the events that were new.
+
+        Raises `JournalGap`; then nothing of the commit is folded.
+        """
         held = self.accounts.get(commit.account)
+        account = held.account if held is not None else None
+        known: Mapping[str, Order] = held.orders if held is not None else {}
+        changed: dict[str, Order] = {}
+        steps: list[Step] = []
+        repeated = 0
         for seq, event in enumerate(commit.events, commit.seq):
-            last = held.account.event_seq if held is not None else 0
+            last = account.event_seq if account is not None else 0
             if seq <= last:
-                self.repeated += 1
+                repeated += 1
                 continue
             if seq != last + 1:
                 raise JournalGap(f"account {commit.account}: event {seq} follows event {last}")
-            order = held.orders.get(event_order(event)) if held is not None else None
-            account, order = evolve(
-                held.account if held is not None else None, order, event, commit.time_ns, commit.account
-            )
+            name = event_order(event)
+            try:
+                account, order = evolve(
+                    account, changed.get(name) or known.get(name), event, commit.time_ns, commit.account
+                )
+            except (ValueError, AccountMissing) as error:
+                raise JournalGap(
+                    f"account {commit.account}: event {seq} cannot follow event {last}: {error}"
+                ) from error
+            if order is not None:
+                changed[order.order_id] = order
+            steps.append(Step(seq, commit.time_ns, event, account, order))
+        self.repeated += repeated
+        if account is not None and steps:
             if held is None:
                 held = self.accounts[commit.account] = FoldedAccount(account)
             held.account = account
-            if order is not None:
-                held.orders[order.order_id] = order
-            if is_tombstone(event):
-                held.tombstones.add(event_order(event))
-            client_id, holder = client_change(event, order)
-            if client_id and holder is None:
-                held.clients.pop(client_id, None)
-            elif client_id and holder is not None:
-                held.clients[client_id] = holder
-            steps.append(Step(seq, commit.time_ns, event, account, order))
+            held.orders.update(changed)
+            for step in steps:
+                _index(held, step)
         return steps
+
+
+def _index(held: FoldedAccount, step: Step) -> None:
+    if is_tombstone(step.event):
+        held.tombstones.add(event_order(step.event))
+    client_id, holder = client_change(step.event, step.order)
+    if client_id and holder is None:
+        held.clients.pop(client_id, None)
+    elif client_id and holder is not None:
+        held.clients[client_id] = holder
 
 
 def differences(folded: FoldedAccount, stored: FoldedAccount) -> list[str]:

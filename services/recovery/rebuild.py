@@ -3,7 +3,8 @@
 1. The partitions are marked as being rebuilt, the data begins a new life, every other connection is cut:
    whoever comes back finds the mark and denies (`continuity`). So services may run all the time.
 2. Per partition: the journal is folded. Commits that only the outbox has, and that continue the journal, are
-   published to it first; those that contradict it go to the dead letters.
+   published to it first; those that contradict it go to the dead letters, with all that follows them of the
+   same account.
 3. Every key of the partition is removed, and every account written by the commits of a new incarnation, with
    the indexes that follow from its orders; then checkpoint and watermark, and the published positions.
 4. What was told meanwhile is looked for; when there is nothing, the mark is removed.
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from services.ledger import codec, keys
-from services.ledger.codec import Commit, PositionChange
+from services.ledger.codec import PositionChange
 from services.ledger.connection import Argument, Connection, Endpoint
 from services.ledger.draft import Copy, Draft
 from services.ledger.errors import LedgerError
@@ -30,6 +31,7 @@ from services.ledger.positions import Positions
 from services.ledger.registry import KvAccountRegistry
 from services.ledger.store import Store
 from services.recovery.folding import Folded, checkpoint, fold, fold_on
+from services.recovery.salvage import OutboxEntry, interest, salvage
 from services.recovery.site import FAILURES, RecoveryError, Site
 from services.recovery.snapshots import Manifest
 from services.runtime.clock import Clock
@@ -63,12 +65,6 @@ class Rebuilt:
     """Commits that only the outbox had."""
     failures: list[str] = field(default_factory=list)
     """Why partitions stay denied, and which opened accounts no journal knows."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    commit: Commit
-    envelope: bytes
 
 
 async def rebuild(site: Site, clock: Clock, say: Say) -> Rebuilt:
@@ -175,8 +171,7 @@ class _Rebuild:
     async def _partition(self, partition: int) -> set[str]:
         """Rebuilds one partition; returns the names of its accounts."""
         outbox = await self._outbox(partition)
-        interest = {(entry.commit.account, entry.commit.seq) for entry in outbox}
-        folded = await fold(self._site, self._manifest, partition, interest=interest)
+        folded = await fold(self._site, self._manifest, partition, interest=interest(outbox))
         await self._salvage(folded, outbox)
         for _ in range(_ROUNDS):
             await self._write(folded)
@@ -190,38 +185,31 @@ class _Rebuild:
         self.done.orders += sum(len(one.orders) for one in folded.accounts.values())
         return set(folded.accounts)
 
-    async def _outbox(self, partition: int) -> list[_Entry]:
+    async def _outbox(self, partition: int) -> list[OutboxEntry]:
         found = []
         for _, flat in await self._store.reads.request("XRANGE", keys.outbox(partition), "-", "+"):
             named = dict(zip(flat[::2], flat[1::2], strict=True))
-            envelope = named[keys.ENVELOPE]
-            found.append(_Entry(codec.decode_commit(envelope), envelope))
+            found.append(OutboxEntry.read(named[keys.ENVELOPE]))
         return found
 
-    async def _salvage(self, folded: Folded, outbox: list[_Entry]) -> None:
+    async def _salvage(self, folded: Folded, outbox: list[OutboxEntry]) -> None:
         """Publishes what only the outbox has; nothing of it may be lost."""
-        reached = {name: one.account.event_seq for name, one in folded.accounts.items()}
-        for entry in outbox:
+        found = salvage(folded, outbox)
+        for entry, why in found.contradicting:
             commit = entry.commit
-            end = commit.seq + len(commit.events) - 1
-            if end <= folded.snapshot.get(commit.account, 0):
-                continue
-            if folded.told.get((commit.account, commit.seq)) == commit:
-                continue
-            if commit.seq != reached.get(commit.account, 0) + 1:
-                name = f"{self.done.incarnation}:{commit.account}:{commit.seq}"
-                await self._publisher.publish(DEAD_LETTER_SUBJECT, entry.envelope, name)
-                self._contradictions.append(
-                    f"account {commit.account}: the outbox's events {commit.seq} to {end} contradict LEDGER; "
-                    f"they were put to the dead letters"
-                )
-                continue
+            name = f"{self.done.incarnation}:{commit.account}:{commit.seq}"
+            await self._publisher.publish(DEAD_LETTER_SUBJECT, entry.envelope, name)
+            self._contradictions.append(
+                f"account {commit.account}: the outbox's events {commit.seq} to {entry.last_seq} contradict "
+                f"LEDGER ({why}); they were put to the dead letters"
+            )
+        for entry in found.continuing:
+            commit = entry.commit
             await self._publisher.publish(
                 f"ledger.{folded.partition}.{commit.account}",
                 codec.join_commits([entry.envelope]),
                 f"{commit.account}:{commit.seq}",
             )
-            reached[commit.account] = end
             self.done.salvaged += 1
         await fold_on(self._site.nats, folded)
 

@@ -14,7 +14,7 @@ from services.ledger.commands import Effect
 from services.ledger.errors import LedgerUnavailable
 from services.ledger.journal import FoldedAccount
 from services.recovery import rebuild as rebuilding
-from services.runtime.streams import EXECUTIONS
+from services.runtime.streams import EXECUTIONS, LEDGER
 from tests.integration.ledger.carrying import PROJECTION_DB, carrier
 from tests.integration.ledger.stale import lose_tail, wipe
 from tests.integration.recovery.conftest import Scene
@@ -111,16 +111,26 @@ async def test_outbox_that_contradicts_the_journal_is_put_aside_and_told(scene: 
     async with carrier(scene.valkey.server.url, scene.nats.url):
         await traffic(scene)
         await scene.carried()
-    forged = json.dumps({"v": 1, "account": "acc0", "seq": 2, "time_ns": 1, "events": [{"registered": {}}]})
+    held = await scene.ledger.account("acc0", fresh=True)
+    assert held is not None
+    forged = _forged("acc0", 2, {"registered": {}})
+    following = _forged("acc0", held.event_seq + 1, {"acknowledged": {"order_id": "acc0-x", "stream_seq": 1}})
     with redis.Redis.from_url(scene.valkey.server.url) as raw:
         raw.xadd(keys.account_keys("acc0").outbox, {"e": forged})
+        raw.xadd(keys.account_keys("acc0").outbox, {"e": following})
+    told = (await scene.client.jetstream().stream_info(LEDGER)).state.last_seq
     done = await scene.rebuild()
-    assert len(done.failures) == 1
-    assert "contradict LEDGER" in done.failures[0]
+    assert len(done.failures) == 2
+    assert all("contradict LEDGER" in failure for failure in done.failures)
+    assert (await scene.client.jetstream().stream_info(LEDGER)).state.last_seq == told
     letter = await scene.client.jetstream().get_last_msg("DEADLETTER", "deadletter.ledger")
-    assert letter.data == forged.encode()
+    assert letter.data == following.encode()
     await scene.usable()
     assert await scene.verified() == []
+
+
+def _forged(account: str, seq: int, event: object) -> str:
+    return json.dumps({"v": 1, "account": account, "seq": seq, "time_ns": 1, "events": [event]})
 
 
 async def test_rebuild_that_dies_in_the_middle_leaves_its_accounts_denied_and_is_repeated(

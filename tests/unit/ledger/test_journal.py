@@ -141,6 +141,25 @@ def test_journal_that_begins_in_the_middle_is_an_error() -> None:
         Journal().apply(Commit("acc", 2, 20, (e.Registered(),)))
 
 
+@pytest.mark.parametrize(
+    ("account", "seq", "events"),
+    [
+        ("acc", 3, (e.Registered(), e.Acknowledged("acc-nobody", 1))),
+        ("acc", 3, (e.Registered(), e.Replaced("acc-nobody", 1, 1))),
+        ("new", 1, (e.Registered(),)),
+    ],
+)
+def test_event_that_tells_of_what_there_is_not_is_an_error_and_its_commit_is_not_folded(
+    account: str, seq: int, events: tuple[e.Event, ...]
+) -> None:
+    journal = _opened()
+    before = fingerprint([journal.accounts["acc"].account], [])
+    with pytest.raises(JournalGap, match=f"account {account}: event {seq + len(events) - 1} cannot follow"):
+        journal.apply(Commit(account, seq, 20, events))
+    assert list(journal.accounts) == ["acc"]
+    assert fingerprint([journal.accounts["acc"].account], []) == before
+
+
 def test_differences_name_every_field() -> None:
     ours, theirs = _opened(), _opened()
     order = make_order("acc")
