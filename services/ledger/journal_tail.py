@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from nats.errors import Error as NatsError
+from nats.js.api import StreamState
 from nats.js.errors import NotFoundError
 
 from services.ledger.codec import Commit, UnknownFormat, decode_commits
@@ -21,6 +22,18 @@ class LedgerTail:
     def __init__(self, client: NatsClient) -> None:
         self._client = client
 
+    @property
+    def life(self) -> str:
+        """See `JournalTail.life`."""
+        return self._client.server_id
+
+    async def check(self, carried: int) -> None:
+        """See `JournalTail.check`."""
+        try:
+            await _state(self._client, carried)
+        except (NatsError, TimeoutError, OSError) as error:
+            raise LedgerUnavailable(f"LEDGER cannot be read: {error!r}") from error
+
     async def after(self, partition: int, sequence: int) -> AsyncIterator[Sequence[tuple[str, int]]]:
         """See `JournalTail.after`."""
         try:
@@ -35,7 +48,8 @@ async def journal_messages(
 ) -> AsyncIterator[list[Message]]:
     """The messages of `partition` in LEDGER after the sequence `after`, to `until` or to the present end.
 
-    Raises `LedgerUnavailable` when messages after `after` are no longer kept, and errors of the connection.
+    Raises `LedgerUnavailable` when messages after `after` are no longer kept or the stream ends before it,
+    and errors of the connection.
     """
     js = client.jetstream(timeout=API_TIMEOUT_SEC)
     subject = f"ledger.{partition}.*"
@@ -43,7 +57,7 @@ async def journal_messages(
         newest = (await js.get_last_msg(LEDGER, subject)).seq or 0
     except NotFoundError:
         newest = 0
-    kept = (await js.stream_info(LEDGER)).state.first_seq
+    kept = (await _state(client, after)).first_seq
     if after + 1 < kept:
         raise LedgerUnavailable(
             f"LEDGER is kept from message {kept} on, but the ledger is at message {after} of it "
@@ -59,6 +73,19 @@ async def journal_messages(
                 yield wanted
             if len(wanted) < len(batch) or batch[-1].sequence >= last:
                 return
+
+
+async def _state(client: NatsClient, known: int) -> StreamState:
+    """LEDGER's state. Raises `LedgerUnavailable` when it ends before message `known`, which it had.
+
+    A stream that is purged or trimmed keeps counting; this one has lost messages.
+    """
+    state = (await client.jetstream(timeout=API_TIMEOUT_SEC).stream_info(LEDGER)).state
+    if state.last_seq < known:
+        raise LedgerUnavailable(
+            f"LEDGER has lost messages: it ends at {state.last_seq}, and was at {known} (docs/recovery.md)"
+        )
+    return state
 
 
 def commits_of(message: Message) -> tuple[Commit, ...]:

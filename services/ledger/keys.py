@@ -98,7 +98,7 @@ def relayed(partition: int) -> str:
 
 
 def proven(partition: int) -> str:
-    """String: the life of the data in which the partition was found to be no older than LEDGER."""
+    """String: the lives of store and journal in which the partition was found to be no older than LEDGER."""
     return f"proven:{tag(partition)}"
 
 

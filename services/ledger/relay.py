@@ -7,7 +7,7 @@ a crash between two steps repeats a step and never skips one.
 
 What was read belongs to one life of the store (see `continuity`): when the connection breaks, it is
 forgotten, and reading begins again with the oldest entry once the store is known to continue LEDGER. Commits
-that the store has lost are not published behind its back.
+that the store has lost are not published behind its back, and nothing is to a LEDGER that has lost messages.
 """
 
 import asyncio
@@ -344,11 +344,13 @@ class Relay:
         # The id names the content: an earlier try may have been cut off at another commit.
         msg_id = f"{account}:{first}" if first == last else f"{account}:{first}-{last}"
         payload = codec.join_commits([entry.envelope for entry in group])
-        ack = await self._until_done(
-            "ledger events are published again",
-            account,
-            lambda: self._publisher.publish(f"ledger.{partition}.{account}", payload, msg_id),
-        )
+
+        async def publish() -> PubAck:
+            # No wait lies between the two, so this is the server that was looked at.
+            await self._continuity.ensure(partition)
+            return await self._publisher.publish(f"ledger.{partition}.{account}", payload, msg_id)
+
+        ack = await self._until_done("ledger events are published again", account, publish)
         return ack.sequence
 
     async def _show(self, account: str, group: Sequence[_Entry]) -> None:
@@ -375,7 +377,7 @@ class Relay:
         while True:
             try:
                 return await step()
-            except (*_VALKEY_ERRORS, PublishError, nats.errors.Error) as error:
+            except (LedgerError, PublishError, nats.errors.Error) as error:
                 log = _log.debug if failures else _log.warning
                 log(again, account=account, error=str(error))
             failures += 1
@@ -408,12 +410,13 @@ class Relay:
     async def _trim(self, owned: _Owned) -> None:
         until = owned.trim_to
         if until is not None and owned.life and owned.life == self._writer.life:
-            trimmed = self._writer.request("XTRIM", owned.outbox, "MINID", until)
-            # What was carried was committed before: the store continues LEDGER up to here.
+            # What was carried was committed before: the store continues LEDGER up to here. And nothing leaves
+            # the outbox before it is known where LEDGER has it.
             noted = self._writer.request(
                 "FCALL", function("relayed"), 1, keys.relayed(owned.partition), owned.relayed
             )
-            await asyncio.gather(trimmed, noted)
+            trimmed = self._writer.request("XTRIM", owned.outbox, "MINID", until)
+            await asyncio.gather(noted, trimmed)
             if owned.trim_to == until:
                 owned.trim_to = None
 

@@ -110,6 +110,10 @@ async def _cut_off(site: Site) -> str:
             await connection.request("SET", keys.rebuilding(partition), incarnation)
         await connection.request("SET", keys.LIFE, incarnation)
         await connection.request("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        # The watermarks are made anew. LEDGER may have lost what they speak of: then each of them would keep
+        # the partitions out of use that are rebuilt before its own.
+        for partition in range(where.partitions):
+            await connection.request("UNLINK", keys.relayed(partition))
     finally:
         await connection.close()
     await asyncio.sleep(SETTLE_SEC)

@@ -74,6 +74,12 @@ class NatsClient(nats.aio.client.Client):
         super().__init__()
         self._lost: list[Callable[[], None]] = []
 
+    @property
+    def server_id(self) -> str:
+        """Id of the server process that is, or was last, connected to; a server that is started anew has
+        another."""
+        return str(self._server_info.get("server_id", ""))
+
     def when_lost(self, listener: Callable[[], None]) -> None:
         """Calls `listener` whenever the connection breaks or is closed."""
         self._lost.append(listener)

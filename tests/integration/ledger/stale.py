@@ -1,4 +1,4 @@
-"""A Valkey that is set back to an earlier copy of its data, or loses all of it."""
+"""A server that is set back to an earlier copy of its data, or loses all of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from services.runtime.local_stack import ValkeyServer
+from services.runtime.local_stack.part import Part
 from services.runtime.local_stack.ports import free_ports
 
 
@@ -25,7 +26,7 @@ class CopiedValkey:
         set_back(self.server, self._copy)
 
 
-def copy_data(server: ValkeyServer, to: Path) -> None:
+def copy_data(server: Part, to: Path) -> None:
     """A copy of the server's data as it is now, taken while the server is stopped."""
     server.stop()
     shutil.copytree(server.folder, to)
@@ -33,7 +34,7 @@ def copy_data(server: ValkeyServer, to: Path) -> None:
     server.wait_healthy()
 
 
-def set_back(server: ValkeyServer, copy: Path) -> None:
+def set_back(server: Part, copy: Path) -> None:
     """The server restarts with the data of an earlier copy."""
     server.kill()
     shutil.rmtree(server.folder)
@@ -42,7 +43,7 @@ def set_back(server: ValkeyServer, copy: Path) -> None:
     server.wait_healthy()
 
 
-def wipe(server: ValkeyServer) -> None:
+def wipe(server: Part) -> None:
     """The server restarts without its data."""
     server.kill()
     shutil.rmtree(server.folder)

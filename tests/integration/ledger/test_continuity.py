@@ -21,7 +21,7 @@ from services.runtime.connections import NatsClient, open_nats
 from services.runtime.local_stack import NatsServer, ValkeyServer
 from services.runtime.streams import LEDGER, ensure_streams
 from tests.integration.ledger.carrying import carrier, folded_journal, stored_state
-from tests.integration.ledger.stale import CopiedValkey, wipe
+from tests.integration.ledger.stale import CopiedValkey, copy_data, set_back, wipe
 from tests.support import eventually
 from tests.unit.ledger.making import fill, make_order, reserve
 
@@ -139,7 +139,8 @@ async def test_an_emptied_store_taken_for_new_accounts(
         assert await asyncio.to_thread(_stored, copied.server, "acc") == 0
         # Without the journal, the registry still says that the account was opened.
         with redis.Redis.from_url(copied.server.url) as raw:
-            raw.set(keys.proven(keys.account_keys("acc").partition), ledger.life)
+            lives = ledger._store.continuity.lives
+            raw.set(keys.proven(keys.account_keys("acc").partition), " ".join(lives))
         await eventually(lambda: _proven(ledger, "acc"))
         with pytest.raises(LedgerUnavailable, match="was opened, but is not stored"):
             await ledger.execute(reserve(make_order("acc", "1")))
@@ -189,6 +190,69 @@ async def test_journal_that_was_trimmed_beyond_the_watermark_proves_nothing(
     await ledger.close()
 
 
+async def test_journal_that_lost_messages_is_denied_and_nothing_is_published_to_it(
+    copied: CopiedValkey,
+    bus: NatsClient,
+    empty_nats: NatsServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Known failure: new messages took the places of lost ones, and no fold got over the hole."""
+    ledger = await open_ledger(copied.server, MemoryAccountRegistry(), LedgerTail(bus))
+    partitions = {keys.account_keys(name).partition for name in ("acc", "other")}
+    assert len(partitions) == 2
+    async with carrier(copied.server.url, empty_nats.url) as carrying:
+        await trade(ledger, "acc", 1)
+        await eventually(lambda: carried(copied.server))
+        left = (await bus.jetstream().stream_info(LEDGER)).state.last_seq
+        copy_data(empty_nats, tmp_path / "journal")
+        await eventually(lambda: _checked(ledger))
+        await trade(ledger, "acc", 4)
+        await eventually(lambda: carried(copied.server))
+        await ledger.check()
+        empty_nats.kill()
+        # More commits of another account than LEDGER has lost messages: they would make up for them.
+        await trade(ledger, "other", 7, 20)
+        set_back(empty_nats, tmp_path / "journal")
+        await eventually(lambda: _refused(ledger), within_sec=10)
+        for account in ("acc", "other", "new"):
+            with pytest.raises(LedgerUnavailable, match="LEDGER has lost messages"):
+                await ledger.execute(reserve(make_order(account, "1")))
+        ensure, tried = carrying.relay._continuity.ensure, 0
+
+        async def counted(partition: int) -> None:
+            nonlocal tried
+            tried += 1
+            await ensure(partition)
+
+        monkeypatch.setattr(carrying.relay._continuity, "ensure", counted)
+        await eventually(lambda: tried > 1, within_sec=10)
+        assert carrying.client.is_connected
+        assert (await bus.jetstream().stream_info(LEDGER)).state.last_seq == left
+        assert not carried(copied.server)
+    await ledger.close()
+
+
+async def test_nats_that_was_started_anew_and_lost_nothing_goes_on(
+    copied: CopiedValkey, bus: NatsClient, empty_nats: NatsServer
+) -> None:
+    ledger = await open_ledger(copied.server, MemoryAccountRegistry(), LedgerTail(bus))
+    async with carrier(copied.server.url, empty_nats.url):
+        await trade(ledger, "acc", 1)
+        await eventually(lambda: carried(copied.server))
+        before = bus.server_id
+        empty_nats.kill()
+        await trade(ledger, "acc", 4)
+        empty_nats.start()
+        await eventually(lambda: bus.server_id != before, within_sec=10)
+        await eventually(lambda: _checked(ledger), within_sec=10)
+        await trade(ledger, "acc", 7)
+        await eventually(lambda: carried(copied.server), within_sec=10)
+    journal = await folded_journal(empty_nats.url)
+    assert differences(journal.accounts["acc"], await stored_state(ledger, "acc")) == []
+    await ledger.close()
+
+
 async def test_command_that_counts_on_earlier_ones_fails_in_another_life(
     copied: CopiedValkey, bus: NatsClient
 ) -> None:
@@ -224,6 +288,14 @@ async def _proven(ledger: Ledger, account: str) -> bool:
     except LedgerUnavailable as error:
         raise AssertionError(str(error)) from error
     return True
+
+
+async def _refused(ledger: Ledger) -> bool:
+    try:
+        await ledger.check()
+    except LedgerUnavailable as error:
+        return "LEDGER has lost messages" in str(error)
+    return False
 
 
 async def _checked(ledger: Ledger) -> bool:

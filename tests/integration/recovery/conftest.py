@@ -77,14 +77,14 @@ class Scene:
 
         await eventually(checked, within_sec=10)
 
-    async def denied(self) -> None:
-        """Returns when the ledger knows that its store is behind."""
+    async def denied(self, why: str = "older than its journal") -> None:
+        """Returns when the ledger knows that its store is behind, or whatever `why` says."""
 
         async def refused() -> bool:
             try:
                 await self.ledger.check()
             except LedgerUnavailable as error:
-                return "older than its journal" in str(error)
+                return why in str(error)
             return False
 
         await eventually(refused, within_sec=10)

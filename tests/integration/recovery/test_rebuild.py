@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 import redis
@@ -14,9 +16,11 @@ from services.ledger.commands import Effect
 from services.ledger.errors import LedgerUnavailable
 from services.ledger.journal import FoldedAccount
 from services.recovery import rebuild as rebuilding
+from services.recovery import snapshot
+from services.runtime.clock import SystemClock
 from services.runtime.streams import EXECUTIONS, LEDGER
 from tests.integration.ledger.carrying import PROJECTION_DB, carrier
-from tests.integration.ledger.stale import lose_tail, wipe
+from tests.integration.ledger.stale import copy_data, lose_tail, set_back, wipe
 from tests.integration.recovery.conftest import Scene
 from tests.integration.recovery.traffic import ACCOUNTS, traffic
 from tests.unit.ledger.making import abandon, fill, make_order, reserve
@@ -205,6 +209,66 @@ async def test_positions_flattened_by_a_warm_restart(scene: Scene) -> None:
         with redis.Redis.from_url(scene.valkey.server.url, db=PROJECTION_DB, decode_responses=True) as raw:
             shown = raw.hgetall(keys.projected_position("acc", "BTCUSDT"))
         assert Decimal(shown["quantity"]) == 5
+
+
+async def test_rebuild_goes_back_to_a_journal_that_lost_its_end(scene: Scene, tmp_path: Path) -> None:
+    async with carrier(scene.valkey.server.url, scene.nats.url):
+        sequence = await traffic(scene)
+        await scene.carried()
+        before = scene.keys()
+        copy_data(scene.nats, tmp_path / "journal")
+        await scene.usable()
+        sequence = await traffic(scene, sequence)
+        await scene.carried()
+        assert scene.keys() != before
+        set_back(scene.nats, tmp_path / "journal")
+        await scene.denied("LEDGER has lost messages")
+        assert (await scene.rebuild()).failures == []
+        assert scene.keys() == before
+        await scene.usable()
+        await traffic(scene, sequence)
+        await scene.carried()
+        assert await scene.verified() == []
+
+
+async def test_snapshot_that_is_younger_than_the_journal_is_gone_on_from_once_the_journal_begins_after_it(
+    scene: Scene, tmp_path: Path
+) -> None:
+    """What docs/recovery.md tells an operator."""
+    js = scene.client.jetstream()
+    async with carrier(scene.valkey.server.url, scene.nats.url):
+        sequence = await traffic(scene)
+        await scene.carried()
+        copy_data(scene.nats, tmp_path / "journal")
+        await scene.usable()
+        sequence = await traffic(scene, sequence)
+        await scene.carried()
+        before = scene.keys()
+        async with scene.site() as site:
+            taken = await snapshot.take(site, SystemClock())
+            content = [await site.snapshots.accounts(taken.manifest, partition) for partition in range(16)]
+        set_back(scene.nats, tmp_path / "journal")
+        await scene.denied("LEDGER has lost messages")
+        async with scene.site() as site:
+            valid = await site.snapshots.valid()
+            names = [valid.object_name(partition) for partition in range(16)]
+            for name, accounts in zip(names, content, strict=True):
+                await site.snapshots.write(name, accounts.values())
+            await site.snapshots.publish(replace(taken.manifest, objects=tuple(names)), instead=valid)
+            with pytest.raises(LedgerUnavailable, match="LEDGER has lost messages"):
+                await snapshot.take(site, SystemClock())
+        failures = (await scene.rebuild()).failures
+        assert len(failures) == 16
+        assert all("LEDGER has lost messages" in failure for failure in failures)
+        config = (await js.stream_info(LEDGER)).config
+        await js.delete_stream(LEDGER)
+        await js.add_stream(replace(config, first_seq=taken.manifest.sequence + 1))
+        assert (await scene.rebuild()).failures == []
+        assert scene.keys() == before
+        await scene.usable()
+        await traffic(scene, sequence)
+        await scene.carried()
+        assert await scene.verified() == []
 
 
 async def test_account_of_which_no_journal_knows_is_named_and_stays_denied(scene: Scene) -> None:
