@@ -20,9 +20,9 @@ EXECUTIONS_SUBJECT: Final = "deadletter.executions"
 FILLS_SUBJECT: Final = "deadletter.fills"
 """Of EXECUTIONS, refused by the fill store: not a row of `fills`."""
 LEDGER_SUBJECT: Final = "deadletter.ledger"
-"""Of LEDGER, refused by the log of orders."""
+"""Of LEDGER, refused by the log of orders; of an outbox, refused by a rebuild."""
 LARGEST_DATA: Final = 64 * 1024
-"""Bytes of a payload that are kept."""
+"""Bytes that are kept of a payload which its stream goes on keeping."""
 LONGEST_REASON: Final = 1024
 """Characters of a reason that are kept: it may quote the payload, and a letter has to fit into a message."""
 
@@ -60,15 +60,20 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     base64: str | None = None
     """The payload otherwise."""
     truncated: bool = False
-    """Only the first 64 KiB of the payload are here; the stream has the rest."""
+    """Only the beginning of the payload is here; the stream has the rest."""
 
 
 _decode: Final = msgspec.json.Decoder(DeadLetter).decode
 
 
-def dead_letter(stream: str, message: StoredMessage, reason: str) -> bytes:
-    """The payload that keeps `message` of `stream`, which was refused for `reason`."""
-    kept = message.data[:LARGEST_DATA]
+def dead_letter(
+    stream: str, message: StoredMessage, reason: str, largest_data: int | None = LARGEST_DATA
+) -> bytes:
+    """The payload that keeps `message` of `stream`, which was refused for `reason`.
+
+    Of its data, up to `largest_data` bytes; None: all, because nobody else keeps it.
+    """
+    kept = message.data[:largest_data]
     truncated = len(kept) < len(message.data)
     text: str | None = None
     encoded: str | None = None

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from services.dead_letters import LEDGER_SUBJECT
 from services.ledger import codec, keys
 from services.ledger.codec import PositionChange
 from services.ledger.connection import Argument, Connection, Endpoint
@@ -31,7 +32,7 @@ from services.ledger.positions import Positions
 from services.ledger.registry import KvAccountRegistry
 from services.ledger.store import Store
 from services.recovery.folding import Folded, checkpoint, fold, fold_on
-from services.recovery.salvage import OutboxEntry, interest, salvage
+from services.recovery.salvage import OutboxEntry, interest, letter, salvage
 from services.recovery.site import FAILURES, RecoveryError, Site
 from services.recovery.snapshots import Manifest
 from services.runtime.clock import Clock
@@ -43,7 +44,6 @@ Say = Callable[[str], None]
 
 SETTLE_SEC: Final = 1.0
 """What a cut relay had published reaches LEDGER within this time; step 4 finds what did not."""
-DEAD_LETTER_SUBJECT: Final = "deadletter.ledger"
 _ANSWER_SEC: Final = 30.0
 _ORDERS_AT_ONCE: Final = 500
 _ACCOUNTS_AT_ONCE: Final = 64
@@ -202,7 +202,7 @@ class _Rebuild:
         for entry, why in found.contradicting:
             commit = entry.commit
             name = f"{self.done.incarnation}:{commit.account}:{commit.seq}"
-            await self._publisher.publish(DEAD_LETTER_SUBJECT, entry.envelope, name)
+            await self._publisher.publish(LEDGER_SUBJECT, letter(folded.partition, entry, why), name)
             self._contradictions.append(
                 f"account {commit.account}: the outbox's events {commit.seq} to {entry.last_seq} contradict "
                 f"LEDGER ({why}); they were put to the dead letters"

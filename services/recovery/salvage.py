@@ -8,9 +8,12 @@ whatever is in LEDGER is folded for ever.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from services.dead_letters import dead_letter
+from services.ledger import keys
 from services.ledger.codec import Commit, decode_commit
 from services.ledger.journal import JournalGap
 from services.recovery.folding import Folded
+from services.runtime.journal_reader import Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,14 @@ def salvage(folded: Folded, outbox: Iterable[OutboxEntry]) -> Salvage:
         else:
             found.continuing.append(entry)
     return found
+
+
+def letter(partition: int, entry: OutboxEntry, why: str) -> bytes:
+    """The dead letter of a commit that contradicts LEDGER: whole, since a rebuild empties the outbox."""
+    commit = entry.commit
+    subject = f"ledger.{partition}.{commit.account}"
+    message = Message(commit.seq, subject, entry.envelope, None, commit.time_ns)
+    return dead_letter(keys.outbox(partition), message, f"the commit contradicts LEDGER: {why}", None)
 
 
 def interest(outbox: Sequence[OutboxEntry]) -> set[tuple[str, int]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from services.dead_letters import read_dead_letter
 from services.ledger import keys
 from services.ledger.commands import Effect
 from services.ledger.errors import LedgerUnavailable
@@ -128,7 +129,10 @@ async def test_outbox_that_contradicts_the_journal_is_put_aside_and_told(scene: 
     assert all("contradict LEDGER" in failure for failure in done.failures)
     assert (await scene.client.jetstream().stream_info(LEDGER)).state.last_seq == told
     letter = await scene.client.jetstream().get_last_msg("DEADLETTER", "deadletter.ledger")
-    assert letter.data == following.encode()
+    assert letter.data is not None
+    told_why = read_dead_letter(letter.data)
+    assert told_why.text == following
+    assert (told_why.stream, told_why.sequence) == (keys.account_keys("acc0").outbox, held.event_seq + 1)
     await scene.usable()
     assert await scene.verified() == []
 

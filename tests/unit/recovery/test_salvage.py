@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from decimal import Decimal
 
+from services.dead_letters import LARGEST_DATA, read_dead_letter
 from services.ledger import events as e
 from services.ledger.codec import Commit, encode_commit
 from services.ledger.journal import Journal
 from services.recovery.folding import Folded
-from services.recovery.salvage import OutboxEntry, Salvage, interest, salvage
+from services.recovery.salvage import OutboxEntry, Salvage, interest, letter, salvage
 from tests.unit.ledger.making import make_order
 
 OPENED = Commit("a", 1, 10, (e.Opened("life", Decimal(1000)),))
@@ -76,6 +77,18 @@ def test_commit_behind_a_hole_is_put_aside() -> None:
     _, found = sort_out([OPENED], [ACKNOWLEDGED])
     assert contradicting(found) == [3]
     assert "event 3 follows event 1" in found.contradicting[0][1]
+
+
+def test_dead_letter_of_a_commit_names_it_and_keeps_it_whole() -> None:
+    """Known failure: the bare commit was published, which is no dead letter."""
+    reserved = tuple(e.Reserved(make_order("a", "1")) for _ in range(200))
+    large = entry(Commit("a", 3, 30, reserved))
+    assert len(large.envelope) > LARGEST_DATA
+    told = read_dead_letter(letter(7, large, "LEDGER has another event 3"))
+    assert told.text is not None
+    assert (told.text.encode(), told.truncated) == (large.envelope, False)
+    assert (told.stream, told.sequence, told.subject, told.time_ns) == ("outbox:{p7}", 3, "ledger.7.a", 30)
+    assert told.reason == "the commit contradicts LEDGER: LEDGER has another event 3"
 
 
 def test_commit_that_the_snapshot_holds_is_neither() -> None:
