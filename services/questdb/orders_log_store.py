@@ -14,11 +14,11 @@ from typing import Final
 import psycopg
 from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
-from nats.js.errors import NotFoundError
 
 from services.dead_letters import LEDGER_SUBJECT, DeadLetters, refusal
 from services.ledger.codec import Commit, UnknownFormat, decode_commits
 from services.questdb.order_fold import LoggedOrder, Occurrence, Row, introduces, logged, order_of
+from services.questdb.orders_log_end import OtherStream, last_logged
 from services.questdb.queries import TableSuspended, logged_orders, wait_applied
 from services.questdb.schema import ORDERS_LOG, ensure_tables
 from services.questdb.writes import insert_rows
@@ -253,40 +253,17 @@ class OrdersLogStore:
 
     async def _start_sequence(self, partition: int) -> int:
         """Sequence of the last message whose rows are in the table; 1 when there is none of this stream."""
-        rows = f"FROM {ORDERS_LOG.name} WHERE ledger_partition = %s"
-        newest = f"SELECT max(stream_seq) {rows}"
-        event = f"SELECT account, account_seq {rows} AND stream_seq = %s LIMIT 1"
         while True:
             try:
                 await ensure_tables(self._pool, ORDERS_LOG)
                 await wait_applied(self._pool, ORDERS_LOG)
-                ((sequence,),) = await self._pool.execute(newest, [partition])
-                if sequence is None:
-                    return 1
-                ((account, account_seq),) = await self._pool.execute(event, [partition, sequence])
-                return await self._same_stream(sequence, account, account_seq)
+                return max(1, await last_logged(self._client, self._pool, partition))
+            except OtherStream as other:
+                _log.warning("LEDGER is another stream; it is read from its start", reason=str(other))
+                return 1
             except (*_UNAVAILABLE, NatsError, JetStreamError) as error:
                 self._note(error)
                 await asyncio.sleep(RETRY_SEC)
-
-    async def _same_stream(self, sequence: int, account: str, account_seq: int) -> int:
-        """`sequence`, if the stream holds there what the table says; 1 when it was made anew since."""
-        js = self._client.jetstream()
-        if (await js.stream_info(LEDGER)).state.first_seq > sequence:
-            return sequence  # trimmed behind us
-        try:
-            message = await js.get_msg(LEDGER, sequence, direct=True)
-            commits = decode_commits(message.data or b"")
-        except (NotFoundError, UnknownFormat):
-            commits = ()
-        if any(
-            one.account == account and one.seq <= account_seq < one.seq + len(one.events) for one in commits
-        ):
-            return sequence
-        _log.warning(
-            "LEDGER is another stream than the stored one; it is read from its start", sequence=sequence
-        )
-        return 1
 
     async def _look_up(self, order_ids: Sequence[str]) -> dict[str, LoggedOrder]:
         while True:

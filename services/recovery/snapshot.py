@@ -17,6 +17,7 @@ from services.ledger.continuity import LIFE_REQUESTS, Continuity, life_of
 from services.ledger.errors import LedgerError
 from services.ledger.journal_tail import LedgerTail
 from services.ledger.store import LOAD_LIBRARY, function
+from services.questdb.orders_log_end import OtherStream, last_logged
 from services.questdb.queries import TableSuspended, wait_applied
 from services.questdb.schema import ORDERS_LOG, ensure_tables
 from services.recovery.folding import checkpoint, fold, pruned
@@ -121,11 +122,15 @@ async def trim(site: Site, say: Say) -> int:
 async def _stored_in_log(site: Site, manifest: Manifest, say: Say) -> int:
     """Sequence up to which the snapshot covers LEDGER and orders_log has every event of an order."""
     pool = open_questdb(site.where.questdb_pg_url, site.where.questdb_http_url)
-    query = f"SELECT ledger_partition, max(stream_seq) FROM {ORDERS_LOG.name} GROUP BY ledger_partition"
+    stored: dict[int, int] = {}
     try:
         await ensure_tables(pool, ORDERS_LOG)
         await wait_applied(pool, ORDERS_LOG)
-        stored = {int(partition): int(newest) for partition, newest in await pool.execute(query)}
+        for partition in range(len(manifest.ordered)):
+            try:
+                stored[partition] = await last_logged(site.nats, pool, partition)
+            except OtherStream as other:
+                say(f"partition {partition}: {other}")
     except (psycopg.Error, OSError, TimeoutError, TableSuspended) as error:
         raise RecoveryError(f"LEDGER is not trimmed: orders_log cannot be read ({error})") from error
     finally:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 
 from services.ledger.journal import FoldedAccount
+from services.ledger.partition import partition_of
+from services.questdb.orders_log_store import OrdersLogStore
 from services.recovery import snapshot
 from services.recovery.site import RecoveryError
 from services.recovery.snapshots import OBJECTS, SnapshotOvertaken, SnapshotUnreadable
 from services.runtime.clock import SystemClock
-from services.runtime.streams import LEDGER
+from services.runtime.connections import QuestdbPool
+from services.runtime.local_stack import QuestDbServer
+from services.runtime.publisher import Publisher
+from services.runtime.streams import ACCOUNTS_BUCKET, LEDGER, ensure_bucket, ensure_streams
 from tests.integration.ledger.carrying import carrier
 from tests.integration.ledger.stale import wipe
+from tests.integration.questdb.support import pool_of
 from tests.integration.recovery.conftest import Scene
 from tests.integration.recovery.traffic import ACCOUNTS, traffic
+from tests.support import eventually
 
 
 async def test_snapshot_takes_the_place_of_the_journal_before_it(scene: Scene) -> None:
@@ -50,6 +59,60 @@ async def test_journal_is_not_trimmed_beyond_what_orders_log_has_stored(scene: S
         await snapshot.take(site, SystemClock())
         with pytest.raises(RecoveryError, match="orders_log cannot be read"):
             await snapshot.trim(site, lambda _: None)
+
+
+async def test_journal_is_trimmed_by_what_orders_log_has_of_it_and_not_of_an_earlier_one(
+    scene: Scene, empty_questdb: QuestDbServer
+) -> None:
+    """Known failure: sequences of a stream that was gone counted as stored, and unlogged events went."""
+    scene.where = replace(
+        scene.where, questdb_pg_url=empty_questdb.pg_url, questdb_http_url=empty_questdb.http_url
+    )
+    js = scene.client.jetstream()
+    async with pool_of(empty_questdb) as pool:
+        async with carrier(scene.valkey.server.url, scene.nats.url):
+            await traffic(scene, await traffic(scene))
+            await scene.carried()
+        await _logged(scene, pool)
+        for stream in (LEDGER, f"KV_{ACCOUNTS_BUCKET}"):
+            await js.delete_stream(stream)
+        await ensure_streams(js, (LEDGER,))
+        await ensure_bucket(js, ACCOUNTS_BUCKET)
+        wipe(scene.valkey.server)
+        await scene.usable()
+        async with carrier(scene.valkey.server.url, scene.nats.url):
+            await traffic(scene)
+            await scene.carried()
+        before = (await js.stream_info(LEDGER)).state
+        async with scene.site() as site:
+            await snapshot.take(site, SystemClock())
+            said: list[str] = []
+            assert await snapshot.trim(site, said.append) == 0
+        assert (await js.stream_info(LEDGER)).state.messages == before.messages
+        assert any("LEDGER has another message" in line for line in said)
+
+        await pool.execute("TRUNCATE TABLE orders_log")
+        await _logged(scene, pool)
+        async with scene.site() as site:
+            assert await snapshot.trim(site, said.append) == before.last_seq
+        assert (await js.stream_info(LEDGER)).state.messages == 0
+
+
+async def _logged(scene: Scene, pool: QuestdbPool) -> None:
+    """Returns when orders_log has all of LEDGER."""
+    js = scene.client.jetstream()
+    publisher = Publisher(scene.client)
+    await publisher.start()
+    store = OrdersLogStore(scene.client, publisher, pool, batch_size=100, flush_interval_sec=0.1)
+    running = asyncio.create_task(store.run())
+    newest = {}
+    for partition in {partition_of(account) for account in ACCOUNTS}:
+        newest[partition] = (await js.get_last_msg(LEDGER, f"ledger.{partition}.*")).seq or 0
+        await store.acquired(partition, 1)
+    await eventually(lambda: all(store.stored(p) >= last for p, last in newest.items()), within_sec=30)
+    store.stop()
+    await asyncio.wait_for(running, 10)
+    await publisher.close()
 
 
 @pytest.mark.parametrize("earlier", [False, True])
