@@ -159,6 +159,15 @@ server.register_function('trade2026_release_@VERSION@', function(keys, args)
   return 0
 end)
 
+-- KEYS: deadline index. ARGV: order id, the millisecond at which it was due, a later one. Puts the order off,
+-- unless its deadline has changed since.
+server.register_function('trade2026_put_off_@VERSION@', function(keys, args)
+  local due = server.call('ZSCORE', keys[1], args[1])
+  if not due or tonumber(due) ~= tonumber(args[2]) then return 0 end
+  server.call('ZADD', keys[1], args[3], args[1])
+  return 1
+end)
+
 -- KEYS: ended set, outbox. ARGV: milliseconds that an ended order stays, limit. Answers ended orders that may
 -- go: order id, its score, … The oldest entry of the outbox bounds them: what was committed before it has been
 -- carried to the journal.

@@ -25,14 +25,14 @@ from services.ledger.numbers import install_context
 from services.ledger.opening import Opening
 from services.ledger.options import LedgerOptions
 from services.ledger.order import Order
-from services.ledger.reading import EndedOrder, OrderPage, Reading
+from services.ledger.reading import DueOrder, EndedOrder, OrderPage, Reading
 from services.ledger.registry import AccountRegistry
 from services.ledger.slot import Item, Slot
 from services.ledger.store import Store
 from services.runtime.clock import Clock
 from services.runtime.tasks import end
 
-__all__ = ["EndedOrder", "Ledger", "LedgerOptions", "OrderPage"]
+__all__ = ["DueOrder", "EndedOrder", "Ledger", "LedgerOptions", "OrderPage"]
 
 ACCOUNTS_KEPT: Final = 20_000
 """Copies of accounts in memory at most."""
@@ -201,9 +201,17 @@ class Ledger:
         """All orders of the account that have not ended, oldest first. Raises `LedgerUnavailable`."""
         return await self._reading.open_orders(account)
 
-    async def due(self, partition: int, now_ns: int, limit: int = 100) -> tuple[Order, ...]:
-        """Orders of a partition whose deadline has passed, earliest first. Raises `LedgerUnavailable`."""
-        return await self._reading.due(partition, now_ns, limit)
+    async def due(self, partition: int, now_ns: int, limit: int = 100, skip: int = 0) -> tuple[DueOrder, ...]:
+        """Orders of a partition whose deadline has passed, earliest first, without the first `skip` of them.
+
+        Raises `LedgerUnavailable`.
+        """
+        return await self._reading.due(partition, now_ns, limit, skip)
+
+    async def put_off(self, partition: int, due: DueOrder, until_ns: int) -> bool:
+        """Has an order be due at `until_ns`, in nanoseconds since the epoch, unless its deadline has changed
+        meanwhile; every change of its record sets the deadline anew. Raises `LedgerUnavailable`."""
+        return await self._reading.put_off(partition, due, until_ns)
 
     async def ended(self, partition: int, kept_ms: int, limit: int = 1000) -> tuple[EndedOrder, ...]:
         """Orders of a partition that ended `kept_ms` ago or earlier, earliest first, and whose events have

@@ -26,6 +26,17 @@ class OrderPage:
 
 
 @dataclass(frozen=True, slots=True)
+class DueOrder:
+    """An order whose time has come, as it stands in the deadline index."""
+
+    order_id: str
+    due_ms: int
+    """Milliseconds since the epoch; changes when the order does."""
+    order: Order | None
+    """None: its record is not there."""
+
+
+@dataclass(frozen=True, slots=True)
 class EndedOrder:
     """An order that has ended, as it stands in the set of those that may go."""
 
@@ -86,18 +97,24 @@ class Reading:
             found += [order for order in records if order is not None and order.is_open]
         return tuple(found)
 
-    async def due(self, partition: int, now_ns: int, limit: int) -> tuple[Order, ...]:
+    async def due(self, partition: int, now_ns: int, limit: int, skip: int) -> tuple[DueOrder, ...]:
         await self._ensure(partition)
-        key = keys.deadline(partition)
-        ids = _texts(
-            await self._request("ZRANGE", key, "-inf", now_ns // 1_000_000, "BYSCORE", "LIMIT", 0, limit)
-        )
-        if not ids:
+        page = ("BYSCORE", "LIMIT", skip, limit, "WITHSCORES")
+        found = await self._request("ZRANGE", keys.deadline(partition), "-inf", now_ns // 1_000_000, *page)
+        if not found:
             return ()
-        prefix = self._store.keys_of(account_of(ids[0])).order_prefix
-        records = await self._request("MGET", *(prefix + order_id for order_id in ids))
-        orders = (read_order(record, account_of(i)) for i, record in zip(ids, records, strict=True))
-        return tuple(order for order in orders if order is not None and order.is_open)
+        entries = [(order_id.decode(), int(due_ms)) for order_id, due_ms in found]
+        prefix = self._store.keys_of(account_of(entries[0][0])).order_prefix
+        records = await self._request("MGET", *(prefix + order_id for order_id, _ in entries))
+        return tuple(
+            DueOrder(order_id, due_ms, read_order(record, account_of(order_id)))
+            for (order_id, due_ms), record in zip(entries, records, strict=True)
+        )
+
+    async def put_off(self, partition: int, due: DueOrder, until_ns: int) -> bool:
+        key = keys.deadline(partition)
+        until_ms = until_ns // 1_000_000
+        return bool(await self._function("put_off", key, due.order_id, due.due_ms, until_ms, named=1))
 
     async def ended(self, partition: int, kept_ms: int, limit: int) -> tuple[EndedOrder, ...]:
         await self._ensure(partition)

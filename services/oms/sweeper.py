@@ -12,7 +12,7 @@ An amendment is first sent again, a few times: its client wants the order to liv
 recognises its revision; only one that stays silent for so long has its order canceled.
 
 An exit of a bracket guards what its entry has bought or sold, and nobody but the owner of the partition sends
-it. While the venue says nothing of it, it is sent again, which is harmless.
+it. While the venue says nothing of it, it is sent again, which is harmless, and ever more rarely.
 """
 
 import asyncio
@@ -20,9 +20,10 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final, Protocol
 
 from services.ledger.commands import Command, Effect, Outcome, RepeatAmend, RequestCancel
-from services.ledger.deadline import due_ns, has_expired
+from services.ledger.deadline import GRACE_NS, due_ns, has_expired, is_sent_again, sent_again_ns
 from services.ledger.errors import LedgerError
-from services.ledger.order import GroupRole, Order, OrderState, Terms
+from services.ledger.order import Order, OrderState, Terms
+from services.ledger.reading import DueOrder
 from services.oms.outcomes import VENUE_SILENT
 from services.runtime.clock import Clock
 from services.runtime.publisher import PublishError
@@ -41,7 +42,11 @@ _log = get_logger("oms.sweeper")
 class Ledger(Protocol):
     """What the sweeper needs of the account ledger."""
 
-    async def due(self, partition: int, now_ns: int, limit: int = 100) -> tuple[Order, ...]: ...
+    async def due(
+        self, partition: int, now_ns: int, limit: int = 100, skip: int = 0
+    ) -> tuple[DueOrder, ...]: ...
+
+    async def put_off(self, partition: int, due: DueOrder, until_ns: int) -> bool: ...
 
     async def execute(self, command: Command, timeout: float = 1.0) -> Outcome: ...
 
@@ -90,38 +95,49 @@ class Sweeper:
 
     async def sweep(self, partition: int) -> int:
         """Looks after what is due now; returns how many orders that was. Raises `LedgerError`."""
-        swept = 0
+        now_ns = self._clock.now_ns()
+        swept = skip = 0
         while self._connected():
-            now_ns = self._clock.now_ns()
-            due = await self._ledger.due(partition, now_ns, PAGE)
-            overdue = [order for order in due if _is_overdue(order, now_ns)]
-            answers = await asyncio.gather(*(self._settle(order, now_ns) for order in overdue))
-            swept += sum(answers)
-            # Whatever was requested has moved on in the index; a page without progress would come again.
-            if len(due) < PAGE or not any(answers):
+            page = await self._ledger.due(partition, now_ns, PAGE, skip)
+            moved = sum(await asyncio.gather(*(self._settle(partition, due, now_ns) for due in page)))
+            swept += moved
+            # What was moved on is not due any more; what could not be is passed over, until the next sweep.
+            skip += len(page) - moved
+            if len(page) < PAGE:
                 break
         return swept
 
-    async def _settle(self, order: Order, now_ns: int) -> bool:
+    async def _settle(self, partition: int, due: DueOrder, now_ns: int) -> bool:
+        """Whether the order has moved on in the index."""
+        order = due.order
+        if order is None or not _is_overdue(order, now_ns):
+            return False
         expired = has_expired(order, now_ns)
-        group = order.group if order.state is OrderState.PENDING_NEW else None
-        if group is not None and group.role is GroupRole.EXIT and not expired:
-            return await self._send_exit(order, group.linked)
+        if is_sent_again(order) and not expired:
+            return await self._send_exit(partition, due, order, now_ns)
         in_flight = order.replacement if order.state is OrderState.PENDING_REPLACE else None
         if in_flight is not None and not expired and in_flight.repeats < AMENDMENT_REPEATS:
             return await self._repeat_amendment(order, in_flight.revision)
         return await self._cancel(order, "expired" if expired else VENUE_SILENT)
 
-    async def _send_exit(self, order: Order, linked: Collection[str]) -> bool:
-        """Sends an exit again, with the one that was activated with it. It stays due: that is no progress."""
+    async def _send_exit(self, partition: int, due: DueOrder, order: Order, now_ns: int) -> bool:
+        """Sends an exit again, with the one that was activated with it."""
+        linked = order.group.linked if order.group is not None else ()
+        again_ns = sent_again_ns(order, now_ns)
         try:
             siblings = [found for name in linked if (found := await self._ledger.order(name)) is not None]
             await self._dispatch.send_activated([order, *siblings])
         except (LedgerError, PublishError) as error:
             _log.warning("exit not sent", order_id=order.order_id, error=str(error))
+            # The journal of orders does not hold it for the venue: no longer than necessary.
+            again_ns = min(again_ns, now_ns + GRACE_NS)
         else:
             _log.warning("exit sent again", order_id=order.order_id, account=order.account)
-        return False
+        try:
+            return await self._ledger.put_off(partition, due, again_ns)
+        except LedgerError as error:
+            _log.warning("exit not put off", order_id=order.order_id, error=str(error))
+            return False
 
     async def _repeat_amendment(self, order: Order, revision: int) -> bool:
         try:

@@ -231,6 +231,30 @@ async def test_deadline_follows_the_order(open_ledger: OpenLedger) -> None:
     assert await ledger.due(partition, later) == ()
 
 
+async def test_order_that_is_put_off_is_due_later_unless_it_has_changed_meanwhile(
+    open_ledger: OpenLedger,
+) -> None:
+    ledger = await open_ledger()
+    partition = AccountKeys("acc").partition
+    orders = [make_order("acc", expire_ns=0) for _ in range(3)]
+    for order in orders:
+        await ledger.execute(reserve(order))
+    soon, later = time.time_ns() + 6 * 10**9, time.time_ns() + 60 * 10**9
+    entries = await ledger.due(partition, soon)
+    assert [due.order_id for due in entries] == [order.order_id for order in orders]
+    assert await ledger.due(partition, soon, 1, 1) == entries[1:2]
+    await ledger.execute(report(ReportKind.ACCEPTED, orders[0], 1))
+    await asyncio.sleep(0.002)  # a deadline is a millisecond
+    await ledger.execute(request_cancel(orders[1]))
+    assert [await ledger.put_off(partition, due, later) for due in entries] == [False, False, True]
+    assert [due.order_id for due in await ledger.due(partition, later - 10**9)] == [orders[1].order_id]
+    assert [due.order_id for due in await ledger.due(partition, later)] == [
+        order.order_id for order in orders[1:]
+    ]
+    await ledger.execute(request_cancel(orders[2]))
+    assert len(await ledger.due(partition, later - 10**9)) == 2
+
+
 async def test_good_till_cancelled_order_is_not_due_once_it_works(open_ledger: OpenLedger) -> None:
     ledger = await open_ledger()
     order = make_order("acc", expire_ns=0)

@@ -9,10 +9,12 @@ import pytest
 
 from services.ledger.commands import Command, ReportKind, Reserve, ReserveGroup
 from services.ledger.deadline import GRACE_NS, due_ns
+from services.ledger.errors import LedgerUnavailable
 from services.ledger.groups import as_bracket
 from services.ledger.order import Order, OrderState, Side
-from services.oms.sweeper import AMENDMENT_REPEATS, Sweeper
-from services.runtime.clock import SystemClock
+from services.ledger.reading import DueOrder
+from services.oms.sweeper import AMENDMENT_REPEATS, PAGE, Sweeper
+from services.runtime.clock import Clock, SystemClock
 from services.runtime.publisher import PublishUnknown
 from tests.unit.ledger.making import (
     abandon_amend,
@@ -26,6 +28,7 @@ from tests.unit.ledger.making import (
 from tests.unit.oms.memory import MemoryLedger, ScriptedVenue, approve
 
 SECOND_NS = 1_000_000_000
+MS = 1_000_000
 
 
 class Hand(SystemClock):
@@ -39,14 +42,36 @@ class Hand(SystemClock):
 
 
 class DueLedger(MemoryLedger):
-    """The deadline index as it follows from the records."""
+    """The deadline index as it follows from the records, but for what was put off."""
 
-    async def due(self, partition: int, now_ns: int, limit: int = 100) -> tuple[Order, ...]:
-        found = [order for order in self.orders.values() if (due_ns(order) or now_ns + 1) <= now_ns]
-        return tuple(found[:limit])
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.later: dict[str, tuple[int, int]] = {}
+        """Of orders that were put off: the deadline that the record has, and the other one. Milliseconds."""
 
-    async def forget_ended(self, partition: int, now_ns: int, limit: int = 1000) -> int:
-        return 0
+    async def due(self, partition: int, now_ns: int, limit: int = 100, skip: int = 0) -> tuple[DueOrder, ...]:
+        index = ((self._due_ms(order), order) for order in self.orders.values())
+        found = sorted(
+            ((due_ms, order.order_id, order) for due_ms, order in index if due_ms is not None),
+            key=lambda entry: entry[:2],
+        )
+        due = [DueOrder(name, due_ms, order) for due_ms, name, order in found if due_ms <= now_ns // MS]
+        return tuple(due[skip : skip + limit])
+
+    def _due_ms(self, order: Order) -> int | None:
+        due = due_ns(order)
+        if due is None:
+            return None
+        before, later = self.later.get(order.order_id, (0, 0))
+        return later if before == due // MS else due // MS
+
+    async def put_off(self, partition: int, due: DueOrder, until_ns: int) -> bool:
+        order = self.orders[due.order_id]
+        due_of_record = due_ns(order)
+        if due_of_record is None or self._due_ms(order) != due.due_ms:
+            return False
+        self.later[due.order_id] = (due_of_record // MS, until_ns // MS)
+        return True
 
 
 class Partition:
@@ -178,11 +203,26 @@ async def test_an_order_that_has_moved_on_is_not_canceled_for_what_the_index_say
 ) -> None:
     partition.do(accepted)
 
-    async def stale(number: int, now_ns: int, limit: int = 100) -> tuple[Order, ...]:
-        return (replace(partition.order, state=OrderState.NEW),)
+    async def stale(number: int, now_ns: int, limit: int = 100, skip: int = 0) -> tuple[DueOrder, ...]:
+        return (DueOrder(partition.id, 1, replace(partition.order, state=OrderState.NEW)),)[skip:]
 
     monkeypatch.setattr(partition.ledger, "due", stale)
     assert await partition.after_grace() == []
+
+
+async def test_what_cannot_be_moved_on_keeps_nobody_behind_it_waiting(partition: Partition) -> None:
+    for _ in range(2 * PAGE):
+        partition.ledger.apply(Reserve(make_order("locked", "1"), approve))
+    partition.clock.ns += SECOND_NS
+    last = make_order("acc", "1")
+    partition.ledger.apply(Reserve(last, approve))
+
+    def locked(command: Command) -> None:
+        if command.account == "locked":
+            raise LedgerUnavailable("away")
+
+    partition.ledger.before = locked
+    assert await partition.after_grace() == [f"{partition.id} cancel 1", f"{last.order_id} cancel 1"]
 
 
 class TestExits:
@@ -208,7 +248,22 @@ class TestExits:
     ) -> None:
         first, second = (order.order_id for order in exits)
         again = [f"{first} {second} activated", f"{second} {first} activated"]
-        assert await partition.after_grace(2) == again * 2
+        assert sorted(await partition.after_grace(2)) == sorted(again * 2)
+
+    async def test_an_exit_is_sent_ever_more_rarely_to_a_venue_that_is_away_for_an_hour(
+        self, partition: Partition, exits: list[Order]
+    ) -> None:
+        for order in exits:
+            partition.ledger.orders[order.order_id] = replace(
+                partition.ledger.orders[order.order_id], expire_ns=0
+            )
+        assert len(await partition.sweep_every(SECOND_NS // 2, 2 * 3600)) == 2 * 17
+
+    async def test_an_exit_that_the_journal_does_not_take_is_sent_again_after_a_grace(
+        self, partition: Partition, exits: list[Order]
+    ) -> None:
+        partition.venue.raises = [PublishUnknown("silence")] * 4
+        assert len(await partition.after_grace(3)) == 6
 
     async def test_an_exit_whose_cancel_is_not_answered_is_canceled_again(
         self, partition: Partition, exits: list[Order]
@@ -221,5 +276,6 @@ class TestExits:
         self, partition: Partition, exits: list[Order]
     ) -> None:
         await partition.after_grace(4)
-        assert await partition.after_grace() == [f"{order.order_id} cancel 1" for order in exits]
+        canceled = await partition.after_grace()
+        assert sorted(canceled) == sorted(f"{order.order_id} cancel 1" for order in exits)
         assert partition.ledger.orders[exits[0].order_id].reason == "expired"
