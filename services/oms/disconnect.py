@@ -6,7 +6,8 @@ renews it in time. So it makes no difference whether the client, its network or 
 
 The owner of the account's partition cancels when a lease has run out, pass after pass, until a pass finds
 nothing open; only then the lease is forgotten. It trusts what it sees only after it has looked for a whole
-lease without a failure: while Valkey, or every worker, was away, nobody could renew.
+lease without a failure: while Valkey, or every worker, was away, nobody could renew. Looks do not wait for
+cancels: after a mass disconnection those take longer than a look may be missing.
 """
 
 import asyncio
@@ -27,6 +28,8 @@ LEASE_SEC: Final = 10.0
 """How long an account may be without a stream; the contract tells it."""
 RENEW_SEC: Final = 2.0
 LOOK_SEC: Final = 0.5
+AT_ONCE: Final = 8
+"""Accounts whose orders one worker cancels at the same time."""
 DISCONNECTED: Final = "client_disconnected"
 """Reason of an order that ended because its client had gone away."""
 
@@ -117,34 +120,55 @@ class DisconnectWatch:
         self._owned = owned
         self._clock = clock
         self._watched: dict[int, _Watched] = {}
+        self._lapsed: dict[str, Lapsed] = {}
+        """By account, as of the last look."""
+        self._in_hand: set[str] = set()
+        """Accounts whose orders are being canceled, or wait for it."""
+        self._room = asyncio.Semaphore(AT_ONCE)
 
     async def run(self) -> None:
         """Looks until cancelled."""
-        while True:
-            owned = set(self._owned())
-            for partition in self._watched.keys() - owned:
-                del self._watched[partition]
-            for partition in owned:
-                try:
-                    await self.look(partition)
-                except LedgerError as error:
-                    self._watched.pop(partition, None)
-                    _log.warning(
-                        "leases not looked at", partition=partition, error=f"{type(error).__name__}: {error}"
-                    )
-            await asyncio.sleep(LOOK_SEC)
+        async with asyncio.TaskGroup() as cancels:
+            while True:
+                await self.look(cancels)
+                await asyncio.sleep(LOOK_SEC)
 
-    async def look(self, partition: int) -> None:
-        """One pass over the leases that have run out. Raises `LedgerError` when they cannot be looked at."""
-        lapsed = await self._leases.lapsed(partition)
-        if not self._trusted(partition):
-            return
-        for one in lapsed:
-            try:
-                await self._end(partition, one)
-            except (LedgerError, ServiceError) as error:
-                # The next pass comes to it again; the other accounts do not wait for it.
-                _log.warning("orders not canceled yet", account=one.account, error=str(error))
+    async def look(self, cancels: asyncio.TaskGroup) -> None:
+        """One look at the leases of all partitions; what follows from it is done by `cancels`."""
+        owned = tuple(self._owned())
+        for partition in self._watched.keys() - set(owned):
+            del self._watched[partition]
+        found = await asyncio.gather(*map(self._look, owned))
+        self._lapsed = {one.account: one for lapsed in found for one in lapsed}
+        for partition, lapsed in zip(owned, found, strict=True):
+            for one in lapsed:
+                if one.account not in self._in_hand:
+                    self._in_hand.add(one.account)
+                    cancels.create_task(self._cancel(partition, one), name=f"disconnected {one.account}")
+
+    async def _look(self, partition: int) -> tuple[Lapsed, ...]:
+        """Leases of a partition that have run out; none while they cannot be read or trusted."""
+        try:
+            lapsed = await self._leases.lapsed(partition)
+        except LedgerError as error:
+            self._watched.pop(partition, None)
+            _log.warning(
+                "leases not looked at", partition=partition, error=f"{type(error).__name__}: {error}"
+            )
+            return ()
+        return lapsed if self._trusted(partition) else ()
+
+    async def _cancel(self, partition: int, lapsed: Lapsed) -> None:
+        try:
+            async with self._room:
+                # While it waited for its turn the client may have come back, or the partition been lost.
+                if self._lapsed.get(lapsed.account) == lapsed:
+                    await self._end(partition, lapsed)
+        except (LedgerError, ServiceError) as error:
+            # The next look comes to it again.
+            _log.warning("orders not canceled yet", account=lapsed.account, error=str(error))
+        finally:
+            self._in_hand.discard(lapsed.account)
 
     async def _end(self, partition: int, lapsed: Lapsed) -> None:
         found = await self._ledger.open_orders(lapsed.account)

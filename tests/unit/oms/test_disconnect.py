@@ -30,8 +30,11 @@ class MemoryLeases:
 
     def __init__(self) -> None:
         self.lapses: list[Lapsed] = []
+        self.elsewhere: list[Lapsed] = []
+        """Those of partition 1."""
         self.forgotten: list[Lapsed] = []
         self.renewed = 0
+        self.looks = 0
         self.down = False
 
     async def renew(self, account: str, seconds: float) -> None:
@@ -40,7 +43,8 @@ class MemoryLeases:
 
     async def lapsed(self, partition: int) -> tuple[Lapsed, ...]:
         self._reach()
-        return tuple(self.lapses)
+        self.looks += 1
+        return tuple(self.elsewhere if partition else self.lapses)
 
     async def forget(self, partition: int, lapsed: Lapsed) -> None:
         self._reach()
@@ -62,7 +66,7 @@ class Hand(SystemClock):
 
 
 class Watch:
-    """A watch over one partition in which a client has gone away and left an order."""
+    """A watch over two partitions, in the first of which a client has gone away and left an order."""
 
     def __init__(self) -> None:
         self.clock = Hand()
@@ -70,7 +74,7 @@ class Watch:
         self.leases = MemoryLeases()
         self.venue = ScriptedVenue()
         self.watch = DisconnectWatch(
-            self.leases, self.ledger, Canceler(self.ledger, self.venue), lambda: [0], self.clock
+            self.leases, self.ledger, Canceler(self.ledger, self.venue), lambda: [0, 1], self.clock
         )
         self.order = make_order("gone")
         self.ledger.apply(Reserve(self.order, approve))
@@ -83,7 +87,8 @@ class Watch:
     async def look_for(self, seconds: float) -> None:
         """Looks in the usual pace."""
         for _ in range(round(seconds / LOOK_SEC)):
-            await self.watch.look(0)
+            async with asyncio.TaskGroup() as cancels:
+                await self.watch.look(cancels)
             self.clock.moved += LOOK_SEC
 
 
@@ -155,6 +160,64 @@ async def test_cancels_that_could_not_be_recorded_are_asked_for_again(watch: Wat
     watch.ledger.before = lambda _: None
     await watch.look_for(1)
     assert watch.state is OrderState.PENDING_CANCEL
+
+
+async def test_cancels_that_take_long_keep_no_other_partition_from_being_looked_at(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disconnect, "LOOK_SEC", 0.001)
+    begun, ended, other = asyncio.Event(), asyncio.Event(), make_order("other")
+    watch.ledger.apply(Reserve(other, approve))
+    read = watch.ledger.open_orders
+
+    async def slow(account: str) -> tuple[Order, ...]:
+        if account == "gone":
+            begun.set()
+            await ended.wait()
+        return await read(account)
+
+    watch.ledger.open_orders = slow  # type: ignore[method-assign]
+    lapsed, watch.leases.lapses = watch.leases.lapses, []
+    await watch.look_for(LEASE_SEC + LOOK_SEC)
+    running = asyncio.create_task(watch.watch.run())
+    watch.leases.lapses = lapsed
+    await asyncio.wait_for(begun.wait(), 5)
+    for _ in range(2 * round(LEASE_SEC / LOOK_SEC)):
+        watch.clock.moved += LOOK_SEC
+        watch.leases.looks = 0
+        await eventually(lambda: watch.leases.looks >= 4)
+    watch.leases.elsewhere = [Lapsed("other", "1")]
+    await eventually(lambda: watch.ledger.orders[other.order_id].state is OrderState.PENDING_CANCEL)
+    assert watch.state is OrderState.PENDING_NEW
+    ended.set()
+    await eventually(lambda: watch.state is OrderState.PENDING_CANCEL)
+    running.cancel()
+
+
+async def test_a_client_that_is_back_before_its_turn_keeps_its_orders(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disconnect, "LOOK_SEC", 0.001)
+    ended, waiting = asyncio.Event(), [f"busy-{number}" for number in range(disconnect.AT_ONCE)]
+    read = watch.ledger.open_orders
+
+    async def slow(account: str) -> tuple[Order, ...]:
+        if account in waiting:
+            await ended.wait()
+        return await read(account)
+
+    watch.ledger.open_orders = slow  # type: ignore[method-assign]
+    watch.leases.lapses = []
+    await watch.look_for(LEASE_SEC + LOOK_SEC)
+    running = asyncio.create_task(watch.watch.run())
+    watch.leases.lapses = [*(Lapsed(account, "1") for account in waiting), Lapsed("gone", "1")]
+    await eventually(lambda: "gone" in watch.watch._in_hand)
+    watch.leases.lapses = []
+    await eventually(lambda: not watch.watch._lapsed)
+    ended.set()
+    await eventually(lambda: not watch.watch._in_hand)
+    assert watch.state is OrderState.PENDING_NEW
+    running.cancel()
 
 
 async def test_a_stream_renews_its_lease_unless_its_client_takes_nothing(
