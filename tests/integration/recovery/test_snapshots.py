@@ -184,7 +184,7 @@ async def _is_whole(scene: Scene) -> None:
 async def test_journal_is_not_trimmed_when_the_snapshot_cannot_be_read(
     scene: Scene, damage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.recovery.snapshots._READ_SEC", 1.0)
+    monkeypatch.setattr("services.recovery.snapshots._READ_SEC", 4.0)
     async with carrier(scene.valkey.server.url, scene.nats.url):
         await traffic(scene)
         await scene.carried()
