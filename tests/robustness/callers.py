@@ -28,11 +28,13 @@ from tests.robustness.history import (
     Told,
 )
 from tests.robustness.intents import Intents, Wanted
-from tests.robustness.validator import PASSING_REASONS
+from tests.robustness.validator import PASSING_REASONS, REVIEW
 from tests.robustness.wire import Grpc, Rest
 
 REPEAT_FOR_SEC: Final = 20.0
 """How long a caller asks again for an outcome that it does not know."""
+REVIEWED: Final = 25
+"""Of how many submissions a caller asks for the outcome once more when all faults are over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +86,14 @@ class Caller:
         self._asked: dict[str, Intent] = {}
 
     async def run(self, until: asyncio.Event) -> None:
-        """Sends requests until the event, then finishes what is on its way."""
+        """Sends requests until the event, then finishes what is on its way, and reviews some outcomes."""
         while not until.is_set():
             await self._act()
             await asyncio.sleep(self._choose.expovariate(1 / self._pause_sec))
+        for wanted in self._choose.sample(self._answered, min(REVIEWED, len(self._answered))):
+            answer = await self._submit(wanted, REVIEW)
+            if answer.told is not Told.SUBMITTED:
+                return  # that is a violation already
 
     async def _act(self) -> None:
         habits = self._habits
@@ -110,28 +116,32 @@ class Caller:
         else:
             await self._submit(self._intents.order())
 
-    async def _submit(self, wanted: Wanted) -> None:
-        """Until an outcome is known, the caller loses patience, or a rejection is taken as final."""
+    async def _submit(self, wanted: Wanted, way: str = "") -> Answer:
+        """Until an outcome is known, the caller loses patience, or a rejection is taken as final.
+
+        `way`: by which the attempts are known; empty: that which they take.
+        """
         deadline = time.monotonic() + REPEAT_FOR_SEC
-        pause = 0.05
+        pause, answer = 0.05, Answer(Told.UNKNOWN)
         while time.monotonic() < deadline:
-            answer = await self._try(wanted)
+            answer = await self._try(wanted, way)
             if answer.told in (Told.SUBMITTED, Told.CONFLICT, Told.ERROR):
-                return
+                break
             if answer.told is Told.REJECTED:
                 if answer.reason not in PASSING_REASONS or self._choose.random() < 0.5:
-                    return
-            elif self._choose.random() < self._habits.give_up:
-                return
+                    break
+            elif way != REVIEW and self._choose.random() < self._habits.give_up:
+                break
             await asyncio.sleep(pause * self._choose.uniform(0.8, 1.2))
             pause = min(2 * pause, 1.0)
+        return answer
 
-    async def _try(self, wanted: Wanted) -> Answer:
+    async def _try(self, wanted: Wanted, way: str = "") -> Answer:
         """One attempt. The answer of a group is that of its first order: all of them have the same."""
         by_rest = self._choose.random() < self._habits.rest
         began = time.monotonic()
         answers = await _ask(self._rest if by_rest else self._grpc, wanted)
-        self._note(wanted, "rest" if by_rest else "grpc", began, answers)
+        self._note(wanted, way or ("rest" if by_rest else "grpc"), began, answers)
         return answers[0]
 
     def _note(self, wanted: Wanted, way: str, began: float, answers: Sequence[Answer]) -> None:

@@ -84,7 +84,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One submission of an intent. `way`: grpc, batch, rest or group."""
+    """One submission of an intent. `way`: grpc, batch, rest or review."""
 
     intent: Intent
     way: str
@@ -95,7 +95,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class GroupAttempt:
-    """One submission of a group, with an answer for each of its orders. `way`: grpc or rest."""
+    """One submission of a group, with an answer for each of its orders. `way`: grpc, rest or review."""
 
     intent: GroupIntent
     way: str
@@ -249,5 +249,5 @@ class History:
         self.groups[attempt.intent.text].append(attempt)
         for intent, answer in zip(attempt.intent.orders, attempt.answers, strict=True):
             if intent.client_order_id:
-                own = Attempt(intent, "group", attempt.began, attempt.ended, answer)
+                own = Attempt(intent, attempt.way, attempt.began, attempt.ended, answer)
                 self.attempts[intent.client_order_id].append(own)

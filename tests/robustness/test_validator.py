@@ -158,6 +158,12 @@ LIES: dict[str, tuple[str, Callable[[History, Observed], object]]] = {
             c2=[Attempt(intent("c2"), "rest", 1, 2, Answer(Told.REJECTED, "", "risk_timeout"))]
         ),
     ),
+    "an outcome that is not told again": (
+        "one outcome",
+        lambda h, o: h.attempts["c2"].append(
+            Attempt(intent("c2"), "review", 40, 41, Answer(Told.UNKNOWN, detail="ask again"))
+        ),
+    ),
     "other terms under a used id": (
         "one outcome",
         lambda h, o: answered(h, "c2", Answer(Told.SUBMITTED, "a-2"), quantity=HALF),

@@ -28,6 +28,8 @@ from tests.robustness.observed import Observed, StoredFill
 
 # "Timeouts and errors are not outcomes": the same request may be sent again and then succeed.
 PASSING_REASONS = frozenset({"risk_timeout", "risk_error", "ledger_unavailable", "not_published"})
+REVIEW = "review"
+"""Way of the attempts that ask once more for what was submitted, when all faults are over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ def _one_outcome(case: Case) -> Iterator[str]:
                         f"{intent.client_order_id} was answered both `submitted` "
                         f"({other.answer.order_id}) and `rejected` ({rejected.answer.reason})"
                     )
+        if tries[-1].way == REVIEW and tries[-1].answer.told is not Told.SUBMITTED:
+            yield f"{intent.client_order_id} was submitted, and at rest that is told as {tries[-1].answer}"
         for other in tries:
             if other.intent != intent and other.answer.told is Told.SUBMITTED:
                 yield f"{intent.client_order_id} was submitted with other terms too: {other.answer.order_id}"
