@@ -15,7 +15,7 @@ import nats
 import psycopg
 import redis.asyncio
 from nats.aio.client import Client
-from nats.js.api import ConsumerConfig, DeliverPolicy
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from psycopg.rows import dict_row
 
 from tests.robustness.followers import whole_copy
@@ -148,13 +148,17 @@ class Observer:
             last = (await js.stream_info(stream)).state.last_seq
             while self._positions[stream] <= last:
                 config = ConsumerConfig(
+                    # What waits for an acknowledgement is limited; orders would end before all is read.
+                    ack_policy=AckPolicy.NONE,
                     deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
                     opt_start_seq=self._positions[stream],
                     inactive_threshold=30,
                 )
                 subscription = await js.pull_subscribe("", stream=stream, config=config)
                 while self._positions[stream] <= last:
-                    for message in await subscription.fetch(_PAGE, timeout=5):
+                    # A fetch of more than there is waits for its whole timeout.
+                    count = min(_PAGE, last - self._positions[stream] + 1)
+                    for message in await subscription.fetch(count, timeout=5):
                         self._read(stream, message.subject, message.data)
                         self._positions[stream] = message.metadata.sequence.stream + 1
                 await subscription.unsubscribe()

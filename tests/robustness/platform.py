@@ -49,6 +49,8 @@ VARIABLES: Final[Mapping[str, str]] = {
     "TRADE2026_OMS__MONITORING__HEALTH_CHECK_INTERVAL_SEC": "1",
     "TRADE2026_RISK__MONITORING__HEALTH_CHECK_INTERVAL_SEC": "1",
     "TRADE2026_OMS__ORDER_MANAGEMENT__ORDER_TIMEOUT_SEC": str(ORDER_TIMEOUT_SEC),
+    # Ended orders leave the ledger while their siblings work and their callers ask for them.
+    "TRADE2026_OMS__ORDER_MANAGEMENT__ENDED_ORDERS_KEPT_SEC": "20",
     # Orders rest until the mark reaches them and execute in two trades: cancels and fills race.
     "TRADE2026_LIVE_GATEWAY__VENUE__FILL_MODEL": "market",
     "TRADE2026_LIVE_GATEWAY__VENUE__PARTIAL_FILLS": "2",

@@ -235,17 +235,23 @@ class Run:
     async def _settle(
         self, observer: Observer, history: History, accounts: Sequence[str], final: bool = False
     ) -> None:
-        """Validates until nothing is wrong or `SETTLE_SEC` are over; what is wrong then is a violation."""
+        """Validates until nothing is wrong or `SETTLE_SEC` are over; what is wrong then is a violation.
+
+        Orders still end meanwhile, so an account that agreed once is not looked at again.
+        """
         began = time.monotonic()
         violations: list[Violation] = []
-        observed: list[Observed] = []
+        observed: dict[str, Observed] = {}
+        left = list(accounts)
         while True:
             try:
-                observed = await observer.look(accounts)
+                looked = await observer.look(left)
             except (*FAILURES, grpc.aio.AioRpcError) as error:
                 violations = [Violation("stores answer", "", repr(error))]
             else:
-                violations = [found for seen in observed for found in validate(history, seen)]
+                observed |= {seen.account: seen for seen in looked}
+                violations = [found for seen in looked for found in validate(history, seen)]
+                left = [account for account in left if any(v.account == account for v in violations)]
                 if not violations:
                     break
             if time.monotonic() - began > SETTLE_SEC:
@@ -256,7 +262,7 @@ class Run:
         if final:
             return
         self.result.settle_sec.append(took)
-        for seen in observed:
+        for seen in observed.values():
             for order in seen.orders.values():
                 self.result.add(self.result.orders, order.state)
             self.result.add(self.result.counts, "trades", len(seen.stored_fills))
