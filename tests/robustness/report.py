@@ -41,7 +41,7 @@ def markdown(result: Result) -> str:
     ]
     lines += _table("What clients did", ("", "count"), sorted(result.counts.items()))
     lines += _table("What submissions were answered", ("answer", "count"), sorted(result.outcomes.items()))
-    lines += _table("Where orders stood when all was at rest", ("state", "orders"), sorted(result.orders.items()))
+    lines += _table("Where orders stood at rest", ("state", "orders"), sorted(result.orders.items()))
     lines += _table(
         "Faults and recovery, by kind", ("kind", "faults", "recovery P50 s", "longest s"), _by(result, "kind")
     )
