@@ -394,6 +394,22 @@ def test_a_mistaken_repetition_is_a_conflict_of_the_whole_group() -> None:
     assert {violation.check for violation in validate(history, observed)} == {"answers follow the contract"}
 
 
+def test_a_pair_of_which_a_cancel_overtook_one_is_answered_one_by_one() -> None:
+    history, observed = sound()
+    answers = (Answer(Told.REJECTED, "", "not_published"), Answer(Told.SUBMITTED, "o-2"))
+    unknown, _ = history.groups[intent_of("o").text]
+    history.groups[intent_of("o").text] = [unknown]
+    history.attempts["o1"] = history.attempts["o1"][:1]
+    answer(history, "o", *answers)
+    observed.orders["o-1"] = replace(observed.orders["o-1"], state="canceled", leaves=ZERO)
+    del observed.venue_open["o-1"]
+    observed.open_orders = 3
+    tell(history, observed, [*EVENTS, ended("o-1", "unknown_order")])
+    assert validate(history, observed) == []
+    tell(history, observed, [*EVENTS, ended("o-1", "client_request")])
+    assert {violation.check for violation in validate(history, observed)} == {"groups are answered whole"}
+
+
 def test_a_group_that_its_submission_gave_up_ends_as_one() -> None:
     history, observed = sound()
     given_up = [(o, "risk_timeout") for o in ("u-1", "u-2")]
