@@ -29,8 +29,13 @@ _POOLS = (
     "VIEW_COMPILER", "EXPORT",
 )  # fmt: skip
 _PATIENCE = {"YIELD_THRESHOLD": "1", "NAP_THRESHOLD": "10", "SLEEP_THRESHOLD": "100", "SLEEP_TIMEOUT": "10"}
-_IDLE = {f"QDB_{pool}_WORKER_{name}": value for pool in _POOLS for name, value in _PATIENCE.items()}
-"""Its dozen threads sleep soon when there is nothing to do: spinning, they take a tenth of a core."""
+_BACKGROUND_POOLS = ("WAL_APPLY", "HTTP_MIN", "MAT_VIEW_REFRESH", "VIEW_COMPILER", "EXPORT")
+_IDLE = {
+    **{f"QDB_{pool}_WORKER_{name}": value for pool in _POOLS for name, value in _PATIENCE.items()},
+    **{f"QDB_{pool}_WORKER_SLEEP_TIMEOUT": "100" for pool in _BACKGROUND_POOLS},
+}
+"""Its dozen threads sleep soon when there is nothing to do (spinning, they take a tenth of a core), and those
+that nobody waits for sleep long, in milliseconds."""
 
 _COMMIT_MODE = {Durability.PROCESS: "nosync", Durability.STRICT: "sync"}
 
