@@ -7,6 +7,7 @@ rounds are looked at once more in the end: what was settled must still stand.
 from __future__ import annotations
 
 import asyncio
+import decimal
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -281,6 +282,8 @@ class Run:
 
 async def run(folder: Path, options: Options) -> Result:
     """A platform of its own under `folder`, hurt for `options.seconds`."""
+    # Prices of the traffic are rounded; a process that has run services before refuses to round by itself.
+    decimal.setcontext(decimal.Context(prec=50))
     print(f"robustness: seed {options.seed}, {options.seconds:.0f} s, data in {folder}", flush=True)
     async with Platform(folder, options.seed) as platform:
         return await Run(platform, options).run()
