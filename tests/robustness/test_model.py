@@ -15,7 +15,7 @@ from decimal import Decimal
 import pytest
 
 from services.ledger import events as e
-from services.ledger.commands import ApplyReport, Command, Effect, Outcome, ReportKind, RequestCancel
+from services.ledger.commands import Command, Effect, Outcome, RequestCancel
 from services.ledger.groups import as_bracket, as_pair
 from services.ledger.order import Order, OrderState, OrderType, Side, Terms, TimeInForce
 from services.live_gateway.orders import Decision, Trade, WorkingOrder
@@ -28,7 +28,7 @@ from tests.robustness.validator import validate
 from tests.robustness.wire import copied
 from tests.unit.ledger.making import reserve_group
 from tests.unit.ledger.test_groups import Book
-from tests.unit.live_gateway.venue import Venue, market_model
+from tests.unit.live_gateway.venue import Venue, market_model, report_of
 from trade2026.oms.v1 import order_pb2
 
 ACCOUNT, SYMBOL = "acc", "BTCUSDT"
@@ -131,29 +131,13 @@ class Crossing:
             return
         decision = self.reports.popleft()
         self.book.seq += 1
-        trade = decision if isinstance(decision, Trade) else None
-        self.do(
-            ApplyReport(
-                account=ACCOUNT,
-                stream_seq=self.book.seq,
-                kind=ReportKind.FILL if isinstance(decision, Trade) else ReportKind(decision.kind.value),
-                order_id=decision.order_id,
-                exec_id=decision.exec_id,
-                revision=decision.revision,
-                reason="" if isinstance(decision, Trade) else str(decision.reason),
-                venue_ns=decision.ns,
-                symbol=decision.symbol,
-                side=trade.side if trade else None,
-                quantity=trade.quantity if trade else Decimal(0),
-                price=trade.price if trade else Decimal(0),
-                fee=Decimal(0),
-                liquidity="",
-            )
-        )
-        if trade is not None:
-            side = trade.side.value
+        self.do(report_of(decision, ACCOUNT, self.book.seq))
+        if isinstance(decision, Trade):
+            side = decision.side.value
             self.observed.stored_fills.append(
-                StoredFill(trade.exec_id, trade.order_id, SYMBOL, side, trade.quantity, trade.price)
+                StoredFill(
+                    decision.exec_id, decision.order_id, SYMBOL, side, decision.quantity, decision.price
+                )
             )
 
     def look(self) -> Observed:

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from services.ledger.account import Account
-from services.ledger.commands import Approved, Effect, Refused, ReportKind
+from services.ledger.commands import Approved, Effect, Outcome, Refused, ReportKind
 from services.ledger.errors import CommitUnknown, LedgerUnavailable
 from services.ledger.ledger import Ledger
 from services.ledger.order import Order, OrderState
@@ -112,9 +112,9 @@ async def test_answer_that_changes_nothing_is_never_given_from_a_stale_copy(
     assert (outcome.effect, outcome.state) == (Effect.DONE, OrderState.PENDING_CANCEL)
 
 
-async def test_report_without_a_deadline_keeps_no_command_behind_it_waiting_while_the_server_is_away(
+async def report_in_hand_of_a_server_that_is_away(
     open_ledger: OpenLedger, proxy: FaultyProxy
-) -> None:
+) -> tuple[Ledger, Order, asyncio.Future[Outcome]]:
     ledger = await open_ledger(url=proxy.url)
     order = make_order("acc")
     await ledger.execute(reserve(order))
@@ -123,6 +123,13 @@ async def test_report_without_a_deadline_keeps_no_command_behind_it_waiting_whil
     await eventually(lambda: ledger.cached("acc") is None)
     reported = ledger.submit(report(ReportKind.ACCEPTED, order, 1), timeout=86_400)
     await asyncio.sleep(0)  # the report is in hand
+    return ledger, order, reported
+
+
+async def test_report_without_a_deadline_keeps_no_command_behind_it_waiting_while_the_server_is_away(
+    open_ledger: OpenLedger, proxy: FaultyProxy
+) -> None:
+    ledger, order, reported = await report_in_hand_of_a_server_that_is_away(open_ledger, proxy)
     behind = [ledger.submit(request_cancel(order), timeout=seconds) for seconds in (0.1, 0.2)]
     _, waiting = await asyncio.wait(behind, timeout=5)
     assert not waiting
@@ -174,14 +181,7 @@ async def _refuses(ledger: Ledger) -> bool:
 async def test_close_ends_although_a_report_without_a_deadline_cannot_be_committed(
     open_ledger: OpenLedger, proxy: FaultyProxy
 ) -> None:
-    ledger = await open_ledger(url=proxy.url)
-    order = make_order("acc")
-    await ledger.execute(reserve(order))
-    proxy.refusing = True
-    proxy.break_all()
-    await eventually(lambda: ledger.cached("acc") is None)
-    reported = ledger.submit(report(ReportKind.ACCEPTED, order, 1), timeout=86_400)
-    await asyncio.sleep(0)  # the report is in hand
+    ledger, order, reported = await report_in_hand_of_a_server_that_is_away(open_ledger, proxy)
     behind = ledger.submit(request_cancel(order), timeout=86_400)
     async with asyncio.timeout(10):
         await ledger.close()

@@ -23,14 +23,13 @@ from services.runtime.streams import EXECUTIONS, LEDGER
 from tests.integration.ledger.carrying import PROJECTION_DB, carrier
 from tests.integration.ledger.stale import copy_data, lose_tail, set_back, wipe
 from tests.integration.recovery.conftest import Scene
-from tests.integration.recovery.traffic import ACCOUNTS, traffic
+from tests.integration.recovery.traffic import ACCOUNTS, carried_traffic, goes_on, traffic
 from tests.unit.ledger.making import abandon, fill, make_order, reserve
 
 
 async def test_wiped_store_is_rebuilt_equal_in_every_key(scene: Scene) -> None:
     async with carrier(scene.valkey.server.url, scene.nats.url):
-        sequence = await traffic(scene)
-        await scene.carried()
+        sequence = await carried_traffic(scene)
         before = scene.keys()
         assert await scene.verified() == []
         wipe(scene.valkey.server)
@@ -41,45 +40,35 @@ async def test_wiped_store_is_rebuilt_equal_in_every_key(scene: Scene) -> None:
         await scene.usable()
         assert await scene.verified() == []
         await scene.as_in_the_journal(*ACCOUNTS)
-        await traffic(scene, sequence)
-        await scene.carried()
+        await carried_traffic(scene, sequence)
         await scene.as_in_the_journal(*ACCOUNTS)
         assert await scene.verified() == []
 
 
 async def test_store_set_back_to_an_old_copy_is_rebuilt_and_goes_on(scene: Scene) -> None:
     async with carrier(scene.valkey.server.url, scene.nats.url):
-        sequence = await traffic(scene)
-        await scene.carried()
+        sequence = await carried_traffic(scene)
         scene.valkey.copy()
         await scene.usable()
-        sequence = await traffic(scene, sequence)
-        await scene.carried()
+        sequence = await carried_traffic(scene, sequence)
         before = scene.keys()
         scene.valkey.set_back()
         await scene.denied()
         assert any("event_seq" in line for line in await scene.verified())
         assert (await scene.rebuild()).failures == []
         assert scene.keys() == before
-        await scene.usable()
-        await traffic(scene, sequence)
-        await scene.carried()
-        assert await scene.verified() == []
+        await goes_on(scene, sequence)
 
 
 async def test_store_that_lost_its_last_writes_is_rebuilt_and_goes_on(scene: Scene) -> None:
     async with carrier(scene.valkey.server.url, scene.nats.url):
-        sequence = await traffic(scene)
-        await scene.carried()
+        sequence = await carried_traffic(scene)
         lose_tail(scene.valkey.server, 20_000)
         await scene.denied()
         with pytest.raises(LedgerUnavailable):
             await scene.ledger.execute(reserve(make_order(ACCOUNTS[-1], "1")))
         assert (await scene.rebuild()).failures == []
-        await scene.usable()
-        await traffic(scene, sequence)
-        await scene.carried()
-        assert await scene.verified() == []
+        await goes_on(scene, sequence)
 
 
 async def test_client_order_ids_lead_to_the_same_orders_after_a_rebuild(scene: Scene) -> None:
@@ -114,8 +103,7 @@ async def test_commits_that_only_the_outbox_has_are_told_first(scene: Scene) -> 
 
 async def test_outbox_that_contradicts_the_journal_is_put_aside_and_told(scene: Scene) -> None:
     async with carrier(scene.valkey.server.url, scene.nats.url):
-        await traffic(scene)
-        await scene.carried()
+        await carried_traffic(scene)
     held = await scene.ledger.account("acc0", fresh=True)
     assert held is not None
     forged = _forged("acc0", 2, {"registered": {}})
@@ -145,8 +133,7 @@ async def test_rebuild_that_dies_in_the_middle_leaves_its_accounts_denied_and_is
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with carrier(scene.valkey.server.url, scene.nats.url):
-        sequence = await traffic(scene)
-        await scene.carried()
+        sequence = await carried_traffic(scene)
         before = scene.keys()
         wipe(scene.valkey.server)
         write = rebuilding._Rebuild._account
@@ -168,16 +155,12 @@ async def test_rebuild_that_dies_in_the_middle_leaves_its_accounts_denied_and_is
             await scene.ledger.execute(reserve(make_order(ACCOUNTS[-1], "1")))
         assert (await scene.rebuild()).failures == []
         assert scene.keys() == before
-        await scene.usable()
-        await traffic(scene, sequence)
-        await scene.carried()
-        assert await scene.verified() == []
+        await goes_on(scene, sequence)
 
 
 async def test_rebuild_of_a_store_that_lost_nothing_changes_nothing_but_tokens(scene: Scene) -> None:
     async with carrier(scene.valkey.server.url, scene.nats.url):
-        await traffic(scene)
-        await scene.carried()
+        await carried_traffic(scene)
         before = scene.keys()
         token = await _token(scene, "acc0")
         done = await scene.rebuild()
@@ -217,22 +200,17 @@ async def test_positions_flattened_by_a_warm_restart(scene: Scene) -> None:
 
 async def test_rebuild_goes_back_to_a_journal_that_lost_its_end(scene: Scene, tmp_path: Path) -> None:
     async with carrier(scene.valkey.server.url, scene.nats.url):
-        sequence = await traffic(scene)
-        await scene.carried()
+        sequence = await carried_traffic(scene)
         before = scene.keys()
         copy_data(scene.nats, tmp_path / "journal")
         await scene.usable()
-        sequence = await traffic(scene, sequence)
-        await scene.carried()
+        sequence = await carried_traffic(scene, sequence)
         assert scene.keys() != before
         set_back(scene.nats, tmp_path / "journal")
         await scene.denied("LEDGER has lost messages")
         assert (await scene.rebuild()).failures == []
         assert scene.keys() == before
-        await scene.usable()
-        await traffic(scene, sequence)
-        await scene.carried()
-        assert await scene.verified() == []
+        await goes_on(scene, sequence)
 
 
 async def test_snapshot_that_is_younger_than_the_journal_is_gone_on_from_once_the_journal_begins_after_it(
@@ -241,12 +219,10 @@ async def test_snapshot_that_is_younger_than_the_journal_is_gone_on_from_once_th
     """What docs/recovery.md tells an operator."""
     js = scene.client.jetstream()
     async with carrier(scene.valkey.server.url, scene.nats.url):
-        sequence = await traffic(scene)
-        await scene.carried()
+        sequence = await carried_traffic(scene)
         copy_data(scene.nats, tmp_path / "journal")
         await scene.usable()
-        sequence = await traffic(scene, sequence)
-        await scene.carried()
+        sequence = await carried_traffic(scene, sequence)
         before = scene.keys()
         async with scene.site() as site:
             taken = await snapshot.take(site, SystemClock())
@@ -269,10 +245,7 @@ async def test_snapshot_that_is_younger_than_the_journal_is_gone_on_from_once_th
         await js.add_stream(replace(config, first_seq=taken.manifest.sequence + 1))
         assert (await scene.rebuild()).failures == []
         assert scene.keys() == before
-        await scene.usable()
-        await traffic(scene, sequence)
-        await scene.carried()
-        assert await scene.verified() == []
+        await goes_on(scene, sequence)
 
 
 async def test_account_of_which_no_journal_knows_is_named_and_stays_denied(scene: Scene) -> None:
@@ -307,8 +280,7 @@ async def test_reports_after_the_journal_are_left_to_the_checkpoint(scene: Scene
 
 async def test_verify_names_every_kind_of_damage(scene: Scene) -> None:
     async with carrier(scene.valkey.server.url, scene.nats.url):
-        await traffic(scene)
-        await scene.carried()
+        await carried_traffic(scene)
     held = keys.account_keys("acc1")
     order = next(iter(await scene.ledger.open_orders("acc1")))
     with redis.Redis.from_url(scene.valkey.server.url) as raw:

@@ -23,14 +23,13 @@ from tests.integration.ledger.carrying import carrier
 from tests.integration.ledger.stale import wipe
 from tests.integration.questdb.support import pool_of
 from tests.integration.recovery.conftest import Scene
-from tests.integration.recovery.traffic import ACCOUNTS, traffic
+from tests.integration.recovery.traffic import ACCOUNTS, carried_traffic, goes_on, traffic
 from tests.support import eventually
 
 
 async def test_snapshot_takes_the_place_of_the_journal_before_it(scene: Scene) -> None:
     async with carrier(scene.valkey.server.url, scene.nats.url):
-        sequence = await traffic(scene)
-        await scene.carried()
+        sequence = await carried_traffic(scene)
         before = scene.keys()
         async with scene.site() as site:
             taken = await snapshot.take(site, SystemClock())
@@ -42,10 +41,7 @@ async def test_snapshot_takes_the_place_of_the_journal_before_it(scene: Scene) -
         wipe(scene.valkey.server)
         assert (await scene.rebuild()).failures == []
         assert scene.keys() == before
-        await scene.usable()
-        await traffic(scene, sequence)
-        await scene.carried()
-        assert await scene.verified() == []
+        await goes_on(scene, sequence)
         async with scene.site() as site:
             second = await snapshot.take(site, SystemClock())
             stored = {info.name for info in await site.snapshots._objects.list() if not info.deleted}
@@ -71,8 +67,7 @@ async def test_journal_is_trimmed_by_what_orders_log_has_of_it_and_not_of_an_ear
     js = scene.client.jetstream()
     async with pool_of(empty_questdb) as pool:
         async with carrier(scene.valkey.server.url, scene.nats.url):
-            await traffic(scene, await traffic(scene))
-            await scene.carried()
+            await carried_traffic(scene, await traffic(scene))
         await _logged(scene, pool)
         for stream in (LEDGER, f"KV_{ACCOUNTS_BUCKET}"):
             await js.delete_stream(stream)
@@ -81,8 +76,7 @@ async def test_journal_is_trimmed_by_what_orders_log_has_of_it_and_not_of_an_ear
         wipe(scene.valkey.server)
         await scene.usable()
         async with carrier(scene.valkey.server.url, scene.nats.url):
-            await traffic(scene)
-            await scene.carried()
+            await carried_traffic(scene)
         before = (await js.stream_info(LEDGER)).state
         async with scene.site() as site:
             await snapshot.take(site, SystemClock())
@@ -121,8 +115,7 @@ async def test_snapshot_that_is_overtaken_fails_and_leaves_the_valid_one_whole(
 ) -> None:
     """Known failure: each of two runs removed the objects of the other, and the valid manifest named none."""
     async with carrier(scene.valkey.server.url, scene.nats.url):
-        sequence = await traffic(scene)
-        await scene.carried()
+        sequence = await carried_traffic(scene)
         async with scene.site() as slow, scene.site() as fast:
             if earlier:  # whose objects the slow one still reads when they go
                 await snapshot.take(fast, SystemClock())
@@ -132,8 +125,7 @@ async def test_snapshot_that_is_overtaken_fails_and_leaves_the_valid_one_whole(
             async def late(name: str, accounts: Iterable[FoldedAccount]) -> None:
                 await write(name, accounts)
                 if not overtaken:
-                    await traffic(scene, sequence)
-                    await scene.carried()
+                    await carried_traffic(scene, sequence)
                     overtaken.append(await snapshot.take(fast, SystemClock()))
 
             monkeypatch.setattr(slow.snapshots, "write", late)
@@ -152,8 +144,7 @@ async def test_snapshot_in_progress_is_spared_by_the_one_that_it_comes_after(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with carrier(scene.valkey.server.url, scene.nats.url):
-        await traffic(scene)
-        await scene.carried()
+        await carried_traffic(scene)
         async with scene.site() as first, scene.site() as second:
             listed = first.snapshots._objects.list
             later: list[snapshot.Taken] = []
@@ -186,8 +177,7 @@ async def test_journal_is_not_trimmed_when_the_snapshot_cannot_be_read(
 ) -> None:
     monkeypatch.setattr("services.recovery.snapshots._READ_SEC", 4.0)
     async with carrier(scene.valkey.server.url, scene.nats.url):
-        await traffic(scene)
-        await scene.carried()
+        await carried_traffic(scene)
     js = scene.client.jetstream()
     before = (await js.stream_info(LEDGER)).state.messages
     async with scene.site() as site:

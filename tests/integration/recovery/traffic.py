@@ -25,3 +25,17 @@ async def traffic(scene: Scene, first: int = 1) -> int:
         await scene.ledger.execute(report(ReportKind.ACCEPTED, resting, sequence + 2))
         sequence += 3
     return sequence
+
+
+async def carried_traffic(scene: Scene, first: int = 1) -> int:
+    """`traffic`, all of it in LEDGER."""
+    sequence = await traffic(scene, first)
+    await scene.carried()
+    return sequence
+
+
+async def goes_on(scene: Scene, first: int) -> None:
+    """The ledger takes commands, and stays what its journal folds to."""
+    await scene.usable()
+    await carried_traffic(scene, first)
+    assert await scene.verified() == []

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from decimal import Decimal
 
+from services.ledger.commands import ApplyReport, ReportKind
 from services.ledger.order import OrderType, Side, Terms, TimeInForce
 from services.live_gateway.engine import Engine
 from services.live_gateway.memory import OrderMemory
@@ -150,3 +151,24 @@ def only_report(decisions: Sequence[Decision]) -> Report:
     (decision,) = decisions
     assert isinstance(decision, Report)
     return decision
+
+
+def report_of(decision: Decision, account: str, stream_seq: int) -> ApplyReport:
+    """What the ledger reads of a decision, at its place in the stream."""
+    trade = decision if isinstance(decision, Trade) else None
+    return ApplyReport(
+        account=account,
+        stream_seq=stream_seq,
+        kind=ReportKind.FILL if isinstance(decision, Trade) else ReportKind(decision.kind.value),
+        order_id=decision.order_id,
+        exec_id=decision.exec_id,
+        revision=decision.revision,
+        reason="" if isinstance(decision, Trade) else str(decision.reason),
+        venue_ns=decision.ns,
+        symbol=decision.symbol,
+        side=trade.side if trade else None,
+        quantity=trade.quantity if trade else Decimal(0),
+        price=trade.price if trade else Decimal(0),
+        fee=trade.fee if trade else Decimal(0),
+        liquidity="",
+    )

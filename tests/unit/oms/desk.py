@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 
 from services.instruments import DEFAULT_INSTRUMENTS, instruments_of
 from services.ledger.commands import Reserve
-from services.ledger.order import Order, OrderState
+from services.ledger.order import Order
 from services.oms.order_entry import OrderEntry
 from services.oms.outcomes import Rejected, SubmissionRecord, Submitted
 from services.oms.risk_client import Answer
 from services.oms.submit import SubmitRules, Submitter
-from services.oms.wire import REASONS, STATES
 from services.runtime.clock import SystemClock
-from tests.unit.oms.memory import MemoryLedger, ScriptedRisk, ScriptedVenue, approve
+from tests.unit.oms.memory import MemoryLedger, ScriptedRisk, ScriptedVenue, approve, reserve_response
 from trade2026.oms.v1 import order_pb2
 from trade2026.risk.v1 import risk_pb2
 from trade2026.type.v1 import order_pb2 as type_pb2
@@ -33,18 +32,7 @@ class Desk:
         """What a healthy risk does: the reservation in the ledger, and its outcome."""
         order = self.order_of(request)
         outcome = self.ledger.apply(Reserve(order, assess))  # type: ignore[arg-type]
-        held = outcome.order
-        assert held is not None
-        response = risk_pb2.ReserveResponse(
-            approved=held.state is not OrderState.DENIED,
-            order_id=held.order_id,
-            state=STATES[held.state],
-            repeated=outcome.effect == "repeated",
-        )
-        if held.state is OrderState.DENIED:
-            response.reason = REASONS[held.reason]
-            response.message = held.message
-        return Answer(response, 1.0)
+        return Answer(reserve_response(outcome), 1.0)
 
     def order_of(self, request: risk_pb2.ReserveRequest) -> Order:
         entry = OrderEntry(instruments_of(DEFAULT_INSTRUMENTS), ["limit"], 300, 10)

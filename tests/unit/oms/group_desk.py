@@ -10,16 +10,15 @@ from decimal import Decimal
 from services.instruments import DEFAULT_INSTRUMENTS, instruments_of
 from services.ledger.account import Account
 from services.ledger.commands import Approved, Refused, ReserveGroup
-from services.ledger.order import Order, OrderState
+from services.ledger.order import Order
 from services.oms.order_entry import OrderEntry
 from services.oms.outcomes import Outcome, SubmissionRecord
 from services.oms.risk_client import Answer
 from services.oms.submit import SubmitRules, Submitter
 from services.oms.submit_group import GroupSubmitter
-from services.oms.wire import REASONS, STATES
 from services.runtime.clock import SystemClock
 from services.runtime.errors import AlreadyExists
-from tests.unit.oms.memory import MemoryLedger, ScriptedRisk, ScriptedVenue, approve, deny
+from tests.unit.oms.memory import MemoryLedger, ScriptedRisk, ScriptedVenue, approve, deny, reserve_response
 from trade2026.oms.v1 import order_pb2
 from trade2026.risk.v1 import risk_pb2
 from trade2026.type.v1 import order_pb2 as type_pb2
@@ -120,16 +119,7 @@ class Desk:
         outcome = self.ledger.apply(command)
         if outcome.effect == "conflict":
             raise AlreadyExists("the client order id belongs to an order with other terms")
-        held = outcome.order
-        assert held is not None
-        response = risk_pb2.ReserveResponse(
-            approved=held.state is not OrderState.DENIED,
-            order_id=held.order_id,
-            state=STATES[held.state],
-            repeated=outcome.effect == "repeated",
-        )
-        if held.state is OrderState.DENIED:
-            response.reason, response.message = REASONS[held.reason], held.message
+        response = reserve_response(outcome)
         for place, order in enumerate(outcome.orders):
             told = response.group.add(approved=True, order_id=order.order_id) if place else response
             if order.terms.protection_price is not None:

@@ -13,6 +13,7 @@ from services.ledger.commands import (
     AbandonGroup,
     Approved,
     Command,
+    Effect,
     Open,
     Outcome,
     Refused,
@@ -21,9 +22,10 @@ from services.ledger.commands import (
     ReserveGroup,
 )
 from services.ledger.numbers import ZERO
-from services.ledger.order import Order, Reservation, Terms
+from services.ledger.order import Order, OrderState, Reservation, Terms
 from services.ledger.transition import named_order, transition
 from services.oms.risk_client import Answer
+from services.oms.wire import REASONS, STATES
 from services.runtime.clock import Clock
 from trade2026.risk.v1 import risk_pb2
 
@@ -133,6 +135,21 @@ class ScriptedRisk:
         return future
 
 
+def reserve_response(outcome: Outcome) -> risk_pb2.ReserveResponse:
+    """What risk answers when a reservation came to `outcome`."""
+    held = outcome.order
+    assert held is not None
+    response = risk_pb2.ReserveResponse(
+        approved=held.state is not OrderState.DENIED,
+        order_id=held.order_id,
+        state=STATES[held.state],
+        repeated=outcome.effect is Effect.REPEATED,
+    )
+    if held.state is OrderState.DENIED:
+        response.reason, response.message = REASONS[held.reason], held.message
+    return response
+
+
 class ScriptedVenue:
     """The way to the venue: what was sent, and what each sending raises first."""
 
@@ -144,6 +161,9 @@ class ScriptedVenue:
         self.protections: list[Decimal | None] = []
         """Protection prices of new orders; of a pair both."""
         self.raises: list[Exception | None] = []
+        self.acknowledges = asyncio.Event()
+        """New orders wait for it."""
+        self.acknowledges.set()
 
     def new_order(self, order: Order, protection_price: Decimal | None) -> bytes:
         self.protections.append(protection_price)
@@ -154,6 +174,7 @@ class ScriptedVenue:
         return f"{first.order_id} {second.order_id}".encode()
 
     async def send_new(self, order: Order, payload: bytes) -> object:
+        await self.acknowledges.wait()
         self.payloads.append(payload)
         return await self._send(order.order_id)
 

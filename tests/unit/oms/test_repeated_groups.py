@@ -120,21 +120,14 @@ async def test_pair_of_which_one_is_undecided_is_unknown_although_the_other_neve
 async def test_repeated_group_waits_for_the_original_that_is_in_hand_whatever_its_orders_have_become(
     desk: Desk,
 ) -> None:
-    acknowledged = asyncio.Event()
-    send = desk.venue.send_new
-
-    async def slow(order: Order, payload: bytes) -> object:
-        await acknowledged.wait()
-        return await send(order, payload)
-
-    desk.venue.send_new = slow  # type: ignore[method-assign]
+    desk.venue.acknowledges.clear()
     original = desk.groups.begin(pair("a", "b"))
     await eventually(lambda: len(desk.ledger.orders) == 2)
     tombstone(desk, next(iter(desk.ledger.orders.values())))
     again = desk.groups.begin(pair("a", "b"))
     await asyncio.wait({again}, timeout=0.05)
     assert not again.done()
-    acknowledged.set()
+    desk.venue.acknowledges.set()
     assert await again == await original
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from services.ledger.commands import Command, ReportKind, RequestCancel
 from services.ledger.errors import LedgerUnavailable
-from services.ledger.order import Order, OrderState
+from services.ledger.order import OrderState
 from services.oms.outcomes import OutcomeUnknown, Rejected, Submitted
 from services.oms.risk_client import Answer, ReservationUnknown, RiskUnreachable
 from services.runtime.errors import AlreadyExists
@@ -109,20 +109,13 @@ async def test_an_order_that_was_never_published_is_not_told_as_submitted_when_t
 
 
 async def test_a_repeated_request_waits_for_the_original_that_is_in_hand(desk: Desk) -> None:
-    acknowledged = asyncio.Event()
-    send = desk.venue.send_new
-
-    async def slow(order: Order, payload: bytes) -> object:
-        await acknowledged.wait()
-        return await send(order, payload)
-
-    desk.venue.send_new = slow  # type: ignore[method-assign]
+    desk.venue.acknowledges.clear()
     first = desk.submitter.begin(buy("mine"))
     await eventually(lambda: len(desk.ledger.orders) == 1)
     second = desk.submitter.begin(buy("mine"))
     await asyncio.wait({second}, timeout=0.05)
     assert not second.done()
-    acknowledged.set()
+    desk.venue.acknowledges.set()
     assert await first == await second == Submitted(only_order(desk).order_id, "mine")
     assert desk.venue.sent == [only_order(desk).order_id]
 

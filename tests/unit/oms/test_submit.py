@@ -10,7 +10,7 @@ import pytest
 from services.ledger.account import TradingState
 from services.ledger.commands import Abandon, Command, RequestCancel
 from services.ledger.errors import CommitUnknown, LedgerUnavailable
-from services.ledger.order import Order, OrderState
+from services.ledger.order import OrderState
 from services.oms.outcomes import OutcomeUnknown, Rejected, Submitted
 from services.oms.risk_client import Answer, ReservationUnknown, RiskUnreachable
 from services.runtime.errors import ResourceExhausted, Unavailable
@@ -190,20 +190,13 @@ async def test_an_account_halted_after_its_reservation_is_not_published(desk: De
 
 
 async def test_a_client_that_goes_away_interrupts_nothing(desk: Desk) -> None:
-    acknowledged = asyncio.Event()
-    send = desk.venue.send_new
-
-    async def slow(order: Order, payload: bytes) -> object:
-        await acknowledged.wait()
-        return await send(order, payload)
-
-    desk.venue.send_new = slow  # type: ignore[method-assign]
+    desk.venue.acknowledges.clear()
     caller = asyncio.create_task(desk.submit("mine"))
     await eventually(lambda: len(desk.ledger.orders) == 1)
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
-    acknowledged.set()
+    desk.venue.acknowledges.set()
     await eventually(lambda: desk.submitter.running == 0)
     assert desk.venue.sent == [only_order(desk).order_id]
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-
 import pytest
 
 from services.ledger.account import Position
 from services.ledger.commands import (
     AbandonAmend,
     Amend,
-    ApplyReport,
     Effect,
+    Outcome,
     ReportKind,
     RequestCancel,
     Reserve,
 )
 from services.ledger.order import Order, OrderState, OrderType, Side
-from services.live_gateway.orders import Decision, Trade
+from services.live_gateway.orders import Decision
 from services.runtime.clock import SystemClock
 from tests.unit.ledger.making import amend, hold_price, make_order, report
-from tests.unit.live_gateway.venue import Venue, market_model
+from tests.unit.live_gateway.venue import Venue, market_model, report_of
 from tests.unit.oms.memory import MemoryLedger
 
 
@@ -74,27 +72,11 @@ class Crossing:
     def deliver(self) -> list[Effect]:
         """Applies what waits, in its order."""
         reports, self.waiting = self.waiting, []
-        return [self.ledger.apply(self._report(one)).effect for one in reports]
+        return [self._apply(one).effect for one in reports]
 
-    def _report(self, decision: Decision) -> ApplyReport:
+    def _apply(self, decision: Decision) -> Outcome:
         self.sequence += 1
-        trade = decision if isinstance(decision, Trade) else None
-        return ApplyReport(
-            account="acc",
-            stream_seq=self.sequence,
-            kind=ReportKind.FILL if isinstance(decision, Trade) else ReportKind(decision.kind.value),
-            order_id=decision.order_id,
-            exec_id=decision.exec_id,
-            revision=decision.revision,
-            reason="" if isinstance(decision, Trade) else str(decision.reason),
-            venue_ns=decision.ns,
-            symbol=decision.symbol,
-            side=trade.side if trade else None,
-            quantity=trade.quantity if trade else Decimal(0),
-            price=trade.price if trade else Decimal(0),
-            fee=trade.fee if trade else Decimal(0),
-            liquidity="",
-        )
+        return self.ledger.apply(report_of(decision, "acc", self.sequence))
 
     def settled(self, state: OrderState, held: int) -> None:
         """The ledger has the venue's position, and holds no more than `held` units reserved."""
