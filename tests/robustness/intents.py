@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from tests.robustness.history import GroupIntent, Intent
 
@@ -29,6 +29,19 @@ UNNAMED: Final = 0.15
 CENT: Final = Decimal("0.01")
 
 Wanted: TypeAlias = Intent | GroupIntent
+
+
+class Distance(NamedTuple):
+    """How far from the mark prices are, in hundredths of a percent, from … to."""
+
+    limit: tuple[int, int]
+    """On the far side of the mark; below 0: on the near side."""
+    stop: tuple[int, int]
+
+
+ANYWHERE: Final = Distance((-30, 100), (5, 500))
+NEAR: Final = Distance((-3, 10), (1, 10))
+"""For groups: what one order executes while the others live is what they are about."""
 
 
 class Intents:
@@ -57,18 +70,18 @@ class Intents:
 
         def further(side: str, kind: str) -> Intent:
             smaller = quantity if choose.random() < 0.7 else max(CENT, quantity - 5 * CENT)
-            return self._order(account, symbol, side, kind, smaller)
+            return self._order(account, symbol, side, kind, smaller, NEAR)
 
         if choose.random() < OCO:
             second = side if choose.random() < 0.7 else OTHER[side]
             orders = [
-                self._order(account, symbol, side, "limit", quantity),
+                self._order(account, symbol, side, "limit", quantity, NEAR),
                 further(second, choose.choice(WAITING)),
             ]
             return GroupIntent.of("oco", self._named(orders))
         exits = ["limit", choose.choice(STOPS)]
         choose.shuffle(exits)
-        orders = [self._order(account, symbol, side, choose.choice(ENTRIES), quantity)]
+        orders = [self._order(account, symbol, side, choose.choice(ENTRIES), quantity, NEAR)]
         orders += [further(OTHER[side], kind) for kind in exits[: choose.choice((1, 2, 2, 2))]]
         return GroupIntent.of("bracket", self._named(orders))
 
@@ -90,13 +103,21 @@ class Intents:
             return Decimal(9_000)
         return Decimal(self._choose.randrange(1, 20)) * CENT
 
-    def _order(self, account: str, symbol: str, side: str, kind: str, quantity: Decimal) -> Intent:
+    def _order(
+        self,
+        account: str,
+        symbol: str,
+        side: str,
+        kind: str,
+        quantity: Decimal,
+        distance: Distance = ANYWHERE,
+    ) -> Intent:
         choose, mark = self._choose, self._marks[symbol]
         self._count += 1
         # A limit a little on the near side executes at once, one on the far side may rest to its end.
-        far = mark * Decimal(choose.randrange(-30, 100)) / 10_000
+        far = mark * Decimal(choose.randrange(*distance.limit)) / 10_000
         limit = (mark - far if side == "buy" else mark + far).quantize(CENT)
-        beyond = mark * Decimal(choose.randrange(5, 500)) / 10_000
+        beyond = mark * Decimal(choose.randrange(*distance.stop)) / 10_000
         stop = (mark + beyond if side == "buy" else mark - beyond).quantize(CENT)
         return Intent(
             client_order_id=f"{self._name}-{self._count}",

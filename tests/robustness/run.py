@@ -40,6 +40,10 @@ ROUND_SEC: Final = 90.0
 SETTLE_SEC: Final = 90.0
 """At rest, everything agrees within so long."""
 SYMBOLS: Final = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
+ROUNDING: Final = decimal.Context(
+    prec=50, rounding=decimal.ROUND_HALF_EVEN, traps=[decimal.InvalidOperation, decimal.DivisionByZero]
+)
+"""Prices of the traffic are rounded; what the services install, as tests in one process do, refuses that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,6 @@ class Run:
 
     async def run(self) -> Result:
         """Rounds until the time is over; always at least one."""
-        self._marks = await self._first_marks()
         target = self._platform.where.oms_grpc
         everybody: list[tuple[History, list[str]]] = []
         async with Observer(self._platform.where, target) as observer:
@@ -126,7 +129,7 @@ class Run:
     def _say(self, text: str) -> None:
         print(f"{time.monotonic() - self._began:7.1f} s  {text}", flush=True)
 
-    async def _first_marks(self) -> dict[str, Decimal]:
+    async def _read_marks(self) -> dict[str, Decimal]:
         marks: dict[str, Decimal] = {}
         client = await nats.connect(self._platform.where.nats)
         try:
@@ -140,6 +143,7 @@ class Run:
         return marks
 
     async def _round(self, number: int, observer: Observer) -> tuple[History, list[str]]:
+        self._marks = await self._read_marks()
         history = History()
         accounts = [f"round{number}-{index}" for index in range(ACCOUNTS)]
         links = self._platform.links
@@ -282,8 +286,7 @@ class Run:
 
 async def run(folder: Path, options: Options) -> Result:
     """A platform of its own under `folder`, hurt for `options.seconds`."""
-    # Prices of the traffic are rounded; a process that has run services before refuses to round by itself.
-    decimal.setcontext(decimal.Context(prec=50))
+    decimal.setcontext(ROUNDING.copy())
     print(f"robustness: seed {options.seed}, {options.seconds:.0f} s, data in {folder}", flush=True)
     async with Platform(folder, options.seed) as platform:
         return await Run(platform, options).run()

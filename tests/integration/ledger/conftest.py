@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from services.ledger.ledger import Ledger, LedgerOptions
 from services.ledger.registry import AccountRegistry, MemoryAccountRegistry
 from services.runtime.clock import SystemClock
 from services.runtime.local_stack import ValkeyServer
+from tests.integration.ledger.carrying import PROJECTION_DB
 
 OpenLedger = Callable[..., Awaitable[Ledger]]
 
@@ -42,6 +43,14 @@ async def open_ledger(
 
 
 @pytest.fixture
-def raw(empty_valkey: ValkeyServer) -> redis.Redis:
+def raw(empty_valkey: ValkeyServer) -> Iterator[redis.Redis]:
     """A plain client, to look at what is stored and to do damage."""
-    return redis.Redis.from_url(empty_valkey.url)
+    with redis.Redis.from_url(empty_valkey.url) as client:
+        yield client
+
+
+@pytest.fixture
+def projection(empty_valkey: ValkeyServer) -> Iterator[redis.Redis]:
+    """A plain client of the database that the relay shows positions in."""
+    with redis.Redis.from_url(empty_valkey.url, db=PROJECTION_DB, decode_responses=True) as client:
+        yield client

@@ -74,12 +74,12 @@ async def test_order_that_is_put_off_is_due_later_unless_it_has_changed_meanwhil
     orders = [make_order("acc", expire_ns=0) for _ in range(3)]
     for order in orders:
         await ledger.execute(reserve(order))
+        await asyncio.sleep(0.002)  # a deadline is a millisecond
     soon, later = time.time_ns() + 6 * 10**9, time.time_ns() + 60 * 10**9
     entries = await ledger.due(partition, soon)
     assert [due.order_id for due in entries] == [order.order_id for order in orders]
     assert await ledger.due(partition, soon, 1, 1) == entries[1:2]
     await ledger.execute(report(ReportKind.ACCEPTED, orders[0], 1))
-    await asyncio.sleep(0.002)  # a deadline is a millisecond
     await ledger.execute(request_cancel(orders[1]))
     assert [await ledger.put_off(partition, due, later) for due in entries] == [False, False, True]
     assert [due.order_id for due in await ledger.due(partition, later - 10**9)] == [orders[1].order_id]

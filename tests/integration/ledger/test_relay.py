@@ -54,7 +54,7 @@ async def test_commits_reach_the_journal_and_leave_the_outbox(
 
 
 async def test_fill_is_published_and_projected(
-    open_ledger: OpenLedger, valkey_server: ValkeyServer, ledger_stream: str
+    open_ledger: OpenLedger, projection: redis.Redis, valkey_server: ValkeyServer, ledger_stream: str
 ) -> None:
     ledger = await open_ledger()
     async with carrier(valkey_server.url, ledger_stream) as running:
@@ -70,7 +70,6 @@ async def test_fill_is_published_and_projected(
             "quantity": 0.1,
             "price": 45000.5,
         }
-        projection = redis.Redis.from_url(valkey_server.url, db=PROJECTION_DB, decode_responses=True)
         key = projected_position("acc", "BTCUSDT")
         await eventually(lambda: projection.hgetall(key))
         assert projection.hgetall(key) == {"number": "4", "quantity": "0.10", "last_price": "45000.5"}
@@ -78,7 +77,7 @@ async def test_fill_is_published_and_projected(
 
 
 async def test_older_position_never_replaces_a_newer_one(
-    empty_valkey: ValkeyServer, nats_server: NatsServer
+    empty_valkey: ValkeyServer, projection: redis.Redis, nats_server: NatsServer
 ) -> None:
     client = await nats.connect(nats_server.url)
     positions = Positions(client, Endpoint.parse(empty_valkey.url, PROJECTION_DB))
@@ -88,12 +87,15 @@ async def test_older_position_never_replaces_a_newer_one(
         await positions.show("acc", {"BTCUSDT": (change, 0)})
     await positions.close()
     await client.close()
-    projection = redis.Redis.from_url(empty_valkey.url, db=PROJECTION_DB, decode_responses=True)
     assert projection.hget(projected_position("acc", "BTCUSDT"), "quantity") == "10"
 
 
 async def test_positions_wait_for_reconciliation_when_told_so(
-    open_ledger: OpenLedger, raw: redis.Redis, valkey_server: ValkeyServer, ledger_stream: str
+    open_ledger: OpenLedger,
+    raw: redis.Redis,
+    projection: redis.Redis,
+    valkey_server: ValkeyServer,
+    ledger_stream: str,
 ) -> None:
     ledger = await open_ledger()
     async with carrier(valkey_server.url, ledger_stream, realtime_positions=False):
@@ -101,7 +103,6 @@ async def test_positions_wait_for_reconciliation_when_told_so(
         await ledger.execute(reserve(order))
         await ledger.execute(fill(order, 1, "1"))
         await eventually(lambda: _outboxes_empty(raw))
-    projection = redis.Redis.from_url(valkey_server.url, db=PROJECTION_DB)
     assert projection.dbsize() == 0
 
 

@@ -64,6 +64,7 @@ async def test_order_is_filled_and_told_on_its_accounts_subject_with_every_membe
         "leaves": 0,
         "version": 1,
     }
+    await _reports(exchange, 1)  # a message reaches its subscribers before its stream has stored it
     (stored,) = await exchange.stored()
     assert stored.data == message.data
     assert stored.subject.endswith(".fills.alice")
