@@ -159,9 +159,9 @@ class Gateway:
             return
         if self.engine.undisclosed:
             self._dirty.set()
-            self.set_timer()
         else:
             self.save_soon()
+        self.set_timer()  # a mark that an order waited for may begin its delay, which tells nobody anything
 
     def restart_orders(self, created: str) -> None:
         """Another stream ORDERS: it is read from its start. What was seen before is recognised by its order

@@ -82,6 +82,18 @@ async def test_order_can_be_followed_through_the_log_by_its_id(
     assert messages == ["order received", "fill"]
 
 
+async def test_delay_that_a_mark_began_ends_without_another_mark_or_order(
+    start_venue: StartVenue, exchange: Exchange
+) -> None:
+    venue = start_venue(VENUE__FILL_MODEL="market", VENUE__FILL_DELAY_MS="100")
+    await venue.until_healthy()
+    await _marked(venue, exchange)
+    await exchange.new("alice", price=44000)
+    await _reports(exchange, 1)
+    await exchange.mark("44000", "BTCUSDT")
+    assert [report["kind"] for report in await _reports(exchange, 2)] == ["accepted", "fill"]
+
+
 async def test_resting_order_is_accepted_amended_and_canceled(
     venue: VenueProcess, exchange: Exchange
 ) -> None:
