@@ -353,7 +353,8 @@ class Engine:
             self.working[order.order_id] = order
             if order.expire_ns:
                 self._timetable.expires(order)
-            if not order.cumulative:
+            # One that is known by its reports, its journal lost, was told to be accepted.
+            if not order.cumulative and self._memory.recall(order.order_id) is None:
                 self._told.report(order, ReportKind.ACCEPTED, now_ns, OrderState.NEW, leaves=order.leaves)
         self._told.changes.touched[order.order_id] = order
         self._file(order)

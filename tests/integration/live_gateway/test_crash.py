@@ -38,10 +38,15 @@ async def venue(start_venue: StartVenue, exchange: Exchange) -> VenueProcess:
 
 
 class Traffic:
-    """2,000 orders over five accounts: limits that are filled, stops that rest, some of them canceled."""
+    """2,000 orders over five accounts: limits that are filled, stops that rest, some of them canceled.
 
-    def __init__(self, exchange: Exchange) -> None:
+    They are sent in parts, one more than there are failures: however fast the machine, the last order is
+    not sent before the last failure.
+    """
+
+    def __init__(self, exchange: Exchange, failures: int) -> None:
         self._exchange = exchange
+        self._parts = [asyncio.Event() for _ in range(failures)]
         self.filled: list[str] = []
         self.canceled: list[str] = []
         self.resting: list[str] = []
@@ -49,8 +54,20 @@ class Traffic:
     async def run(self) -> None:
         await asyncio.gather(*(self._account(f"account_{number}") for number in range(5)))
 
+    async def until_in_the_middle(self) -> None:
+        """Returns when the venue has told a good deal of the part that is being sent."""
+        await _some_more(self._exchange, random.randint(50, 250))
+
+    def go_on(self) -> None:
+        """Has the next part sent; to be called once a failure has happened."""
+        next(part for part in self._parts if not part.is_set()).set()
+
     async def _account(self, account: str) -> None:
-        for number in range(ORDER_COUNT // 5):
+        count = ORDER_COUNT // 5
+        for number in range(count):
+            failures_before = number * (len(self._parts) + 1) // count
+            if failures_before:
+                await self._parts[failures_before - 1].wait()
             if number % 5:
                 side = "buy" if number % 2 else "sell"
                 self.filled.append(await self._exchange.new(account, side=side, price=45000 + number % 50))
@@ -126,14 +143,16 @@ async def _some_more(exchange: Exchange, more: int) -> None:
 async def test_venue_killed_in_the_middle_of_orders_executes_each_exactly_once(
     venue: VenueProcess, exchange: Exchange
 ) -> None:
-    traffic = Traffic(exchange)
+    traffic = Traffic(exchange, failures=4)
     sending = asyncio.create_task(traffic.run())
     for _ in range(3):
-        await _some_more(exchange, random.randint(50, 300))
+        await traffic.until_in_the_middle()
         worker = await eventually(lambda: venue.worker)
         worker.kill()  # its supervisor starts another one
-    await _some_more(exchange, 50)
+        traffic.go_on()
+    await traffic.until_in_the_middle()
     venue.kill()  # the supervisor: the worker dies with it
+    traffic.go_on()
     venue.start()
     await sending
     await _check(exchange, venue, traffic)
@@ -142,11 +161,12 @@ async def test_venue_killed_in_the_middle_of_orders_executes_each_exactly_once(
 async def test_nats_killed_in_the_middle_of_orders_loses_and_doubles_nothing(
     venue: VenueProcess, exchange: Exchange, empty_nats: NatsServer
 ) -> None:
-    traffic = Traffic(exchange)
+    traffic = Traffic(exchange, failures=2)
     sending = asyncio.create_task(traffic.run())
     for _ in range(2):
-        await _some_more(exchange, random.randint(50, 300))
+        await traffic.until_in_the_middle()
         empty_nats.kill()
+        traffic.go_on()
         empty_nats.start()
         await empty_nats.until_healthy()
     await sending
@@ -157,11 +177,12 @@ async def test_nats_killed_in_the_middle_of_orders_loses_and_doubles_nothing(
 async def test_venue_and_nats_killed_together_lose_and_double_nothing(
     venue: VenueProcess, exchange: Exchange, empty_nats: NatsServer
 ) -> None:
-    traffic = Traffic(exchange)
+    traffic = Traffic(exchange, failures=1)
     sending = asyncio.create_task(traffic.run())
-    await _some_more(exchange, 200)
+    await traffic.until_in_the_middle()
     empty_nats.kill()
     venue.kill()
+    traffic.go_on()
     empty_nats.start()
     venue.start()
     await empty_nats.until_healthy()
@@ -172,10 +193,11 @@ async def test_venue_and_nats_killed_together_lose_and_double_nothing(
 async def test_frozen_nats_is_survived(
     venue: VenueProcess, exchange: Exchange, empty_nats: NatsServer
 ) -> None:
-    traffic = Traffic(exchange)
+    traffic = Traffic(exchange, failures=1)
     sending = asyncio.create_task(traffic.run())
-    await _some_more(exchange, 200)
+    await traffic.until_in_the_middle()
     empty_nats.pause()
+    traffic.go_on()
     await eventually(lambda: venue.health()[0] == 503, within_sec=20)
     empty_nats.resume()
     await sending

@@ -212,6 +212,12 @@ def test_order_whose_journal_was_lost_goes_on_where_its_reports_stand(venue: Ven
     assert (trade.quantity, trade.cumulative, trade.status) == (Decimal("0.6"), 1, OrderState.FILLED)
 
 
+def test_order_whose_journal_was_lost_is_not_accepted_a_second_time(venue: Venue) -> None:
+    venue.memory.remember(ID, SeenOrder(OrderState.NEW, Decimal(0)))
+    assert venue.stop(BUY, "1", "47000", id=ID) == []
+    assert only_trade(venue.mark("47000")).status == OrderState.FILLED
+
+
 def test_order_whose_journal_was_lost_can_be_canceled_before_its_terms_come_back(venue: Venue) -> None:
     venue.memory.remember(ID, SeenOrder(OrderState.PARTIALLY_FILLED, Decimal("0.4")))
     report = only_report(venue.cancel(ID))
