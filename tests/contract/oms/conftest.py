@@ -12,7 +12,7 @@ from tests.integration.oms.platform import OmsPlatform, shared_platform
 from tests.integration.oms.worker import WorkerInProcess
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def _platform() -> Iterator[OmsPlatform]:
     with shared_platform() as platform:
         yield platform

@@ -15,13 +15,13 @@ from tests.integration.risk.platform import RiskPlatform, running_platform
 from tests.support import eventually
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def _risk_platform() -> Iterator[RiskPlatform]:
     with running_platform() as platform:
         yield platform
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def native_risk(_risk_platform: RiskPlatform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Part]:
     """A second risk beside the first, on the native gRPC engine."""
     native = {"TRADE2026_RISK__SERVICE__GRPC_ENGINE": "native"}

@@ -12,7 +12,7 @@ from tests.contract.oms.clients import OverGrpc, OverRest
 from tests.integration.oms.platform import OmsPlatform, shared_platform
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def _platform() -> Iterator[OmsPlatform]:
     with shared_platform() as platform:
         yield platform

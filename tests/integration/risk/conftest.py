@@ -20,7 +20,7 @@ VARIABLES = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def _hurt_platform() -> Iterator[RiskPlatform]:
     with running_platform(VARIABLES) as platform:
         yield platform
