@@ -50,9 +50,6 @@ GIVEN_UP: Final = frozenset({"risk_timeout", "risk_error", "trading_halted", NOT
 """Reasons with which a submission abandons an order that it has not published."""
 VENUE_NEVER_SAW: Final = "unknown_order"
 """The venue's reason for ending an order that it was asked to cancel and never got; it refuses it later."""
-VENUE_SILENT: Final = "venue_silent"
-"""Reason of a cancel that nobody asked for: the venue has said nothing of the order, which may never have
-been published."""
 
 
 def given_up(order: Order) -> bool:
@@ -72,9 +69,13 @@ def _ended_unexecuted(order: Order) -> bool:
 
 
 def is_undecided(order: Order) -> bool:
-    """Whether the ledger alone cannot tell if `order` was published."""
+    """Whether the ledger alone cannot tell if `order` was published.
+
+    One that is being canceled may have been reserved by a worker that died, whoever had it canceled: only
+    what the venue has executed or amended shows that the venue has it.
+    """
     if order.state is OrderState.PENDING_CANCEL:
-        return order.reason == VENUE_SILENT and not order.revision and not order.cumulative
+        return not order.cumulative and not order.revision and order.replacement is None
     return order.state is OrderState.PENDING_NEW
 
 

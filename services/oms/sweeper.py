@@ -24,13 +24,15 @@ from services.ledger.deadline import GRACE_NS, due_ns, has_expired, is_sent_agai
 from services.ledger.errors import LedgerError
 from services.ledger.order import Order, OrderState, Terms
 from services.ledger.reading import DueOrder
-from services.oms.outcomes import VENUE_SILENT
 from services.runtime.clock import Clock
 from services.runtime.publisher import PublishError
 from services.runtime.telemetry import counter, get_logger
 
 INTERVAL_SEC: Final = 0.5
 PAGE: Final = 100
+VENUE_SILENT: Final = "venue_silent"
+"""Reason of a cancel that nobody asked for: the venue has said nothing of the order, which may never have
+been published."""
 AMENDMENT_REPEATS: Final = 5
 """How often an amendment without an answer is sent again before its order is canceled."""
 

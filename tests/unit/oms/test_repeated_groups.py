@@ -10,8 +10,9 @@ import pytest
 from services.ledger.commands import ReportKind, RequestCancel
 from services.ledger.groups import ENTRY_UNFILLED
 from services.ledger.order import Order, OrderState
-from services.oms.outcomes import VENUE_SILENT, Outcome, OutcomeUnknown, Rejected, Submitted
+from services.oms.outcomes import Outcome, OutcomeUnknown, Rejected, Submitted
 from services.oms.risk_client import Answer, ReservationUnknown, RiskUnreachable
+from services.oms.sweeper import VENUE_SILENT
 from services.runtime.errors import AlreadyExists
 from services.runtime.publisher import PublishUnknown
 from tests.support import eventually

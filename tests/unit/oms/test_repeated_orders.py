@@ -10,8 +10,11 @@ import pytest
 from services.ledger.commands import Command, ReportKind, RequestCancel
 from services.ledger.errors import LedgerUnavailable
 from services.ledger.order import OrderState
+from services.oms.cancel import BY_CLIENT
+from services.oms.disconnect import DISCONNECTED
 from services.oms.outcomes import OutcomeUnknown, Rejected, Submitted
 from services.oms.risk_client import Answer, ReservationUnknown, RiskUnreachable
+from services.oms.sweeper import VENUE_SILENT
 from services.runtime.errors import AlreadyExists
 from services.runtime.publisher import PublishUnknown
 from tests.support import eventually
@@ -81,8 +84,9 @@ async def test_a_retry_after_an_unknown_outcome_submits_no_second_order(desk: De
     assert set(desk.venue.sent) == {only_order(desk).order_id} == {order.order_id}
 
 
-async def test_an_order_that_was_never_published_is_not_told_as_submitted_when_the_venue_has_ended_it(
-    desk: Desk,
+@pytest.mark.parametrize("reason", [VENUE_SILENT, BY_CLIENT, DISCONNECTED, "expired"])
+async def test_an_order_that_was_never_published_is_not_told_as_submitted_whoever_has_it_canceled(
+    desk: Desk, reason: str
 ) -> None:
     def reserved_and_silent(request: risk_pb2.ReserveRequest) -> Answer:
         desk.reserve(request)
@@ -98,7 +102,7 @@ async def test_an_order_that_was_never_published_is_not_told_as_submitted_when_t
     order = only_order(desk)
     desk.ledger.before = lambda _: None
     desk.risk.script = desk.reserve
-    desk.ledger.apply(RequestCancel("desk", order.order_id, "venue_silent"))
+    desk.ledger.apply(RequestCancel("desk", order.order_id, reason))
     with pytest.raises(OutcomeUnknown):
         await desk.submit("mine")
     desk.ledger.apply(report(ReportKind.CANCELED, order, 1, reason="unknown_order"))
