@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import httpx
 from matplotlib import pyplot
 
 from perf import plots
@@ -33,6 +34,7 @@ _LEG: Final = 50_000
 _SETTLE_SEC: Final = 120.0
 _GONE_SEC: Final = 300.0
 """Ended orders leave the ledger two minutes after their end."""
+_PAGE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,10 @@ class Soak:
     """In QuestDB."""
     kept: int
     """Ended orders that are still in Valkey."""
+    listed: int
+    """Different orders on the pages of `ListOrders`, when all had left Valkey."""
+    pages_ms: Sequence[float]
+    """How long each page took, account after account, from the newest to the oldest."""
     wrong: tuple[str, ...]
     """Accounts whose position is not Σ of their fills."""
     stored_mib: Mapping[str, float]
@@ -64,6 +70,7 @@ class Soak:
             "submitted": self.submitted,
             "filled": self.ended.get("filled", 0),
             "fills in QuestDB": self.fills,
+            "listed": self.listed,
         }
         found += [f"{number:,} {name}" for name, number in counted.items() if number != self.orders]
         found += [f"{self.kept:,} ended orders still in Valkey"] if self.kept else []
@@ -104,6 +111,9 @@ def soak(platform: Platform, orders: int, rate: int) -> Soak:
         seconds = time.monotonic() - began
         platform.settle(_SETTLE_SEC)
     kept = _wait_until_gone(platform)
+    pages = [
+        page for number in range(r.ACCOUNTS) for page in _pages(platform, r.order_body(number)["account"])
+    ]
     return Soak(
         orders=sent,
         seconds=seconds,
@@ -113,6 +123,8 @@ def soak(platform: Platform, orders: int, rate: int) -> Soak:
         ended=ended_orders(platform),
         fills=first_value(platform, "SELECT count() FROM fills"),
         kept=kept,
+        listed=len({order_id for order_ids, _ in pages for order_id in order_ids}),
+        pages_ms=[milliseconds for _, milliseconds in pages],
         wrong=tuple(wrong_positions(platform)),
         stored_mib={part.name: _stored_mib(part) for part in sorted(platform.folder.iterdir())},
     )
@@ -129,9 +141,27 @@ def _wait_until_gone(platform: Platform) -> int:
             time.sleep(1.0)
 
 
+def _pages(platform: Platform, account: str) -> Iterator[tuple[list[str], float]]:
+    """Order ids and milliseconds of each page of an account's orders."""
+    query = {"account": account, "page_size": str(_PAGE)}
+    with httpx.Client(timeout=60) as client:
+        while True:
+            began = time.perf_counter()
+            answer = client.get(platform.rest("oms", "/orders"), params=query).raise_for_status().json()
+            yield [order["order_id"] for order in answer["orders"]], (time.perf_counter() - began) * 1000
+            if not answer.get("next_page_token"):
+                return
+            query["page_token"] = answer["next_page_token"]
+
+
 def _stored_mib(folder: Path) -> float:
     files = (file for file in folder.rglob("*") if file.is_file())
     return sum(file.stat().st_blocks * 512 for file in files) / 2**20
+
+
+def _spread(milliseconds: Sequence[float]) -> str:
+    ordered = sorted(milliseconds)
+    return f"{ordered[len(ordered) // 2]:.0f} ms (P50), {ordered[-1]:.0f} ms at most"
 
 
 def write(done: Soak, facts: Mapping[str, str], rate: int, folder: Path) -> Path:
@@ -152,6 +182,7 @@ def write(done: Soak, facts: Mapping[str, str], rate: int, folder: Path) -> Path
         f"- load: {rate:,} orders/s by gRPC batches of {ORDERS_A_BATCH}, {done.seconds:,.0f} s",
         f"- answered submitted: {done.submitted:,}; in the log of orders: {ends}; fills: {done.fills:,}",
         f"- ended orders left in Valkey: {done.kept:,}",
+        f"- `ListOrders` in pages of {_PAGE:,}: {done.listed:,} orders; each page {_spread(done.pages_ms)}",
         "",
         f"**In the end: {lost}; {grown}.**",
         "",
