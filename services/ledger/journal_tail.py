@@ -9,8 +9,8 @@ from nats.js.errors import NotFoundError
 
 from services.ledger.codec import Commit, UnknownFormat, decode_commits
 from services.ledger.errors import LedgerUnavailable
-from services.runtime.connections import NatsClient
 from services.runtime.journal_reader import Message, StreamReader
+from services.runtime.nats_client import NatsClient
 from services.runtime.streams import LEDGER
 
 API_TIMEOUT_SEC: Final = 2.0

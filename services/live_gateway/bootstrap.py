@@ -41,9 +41,9 @@ from services.live_gateway.positions import PositionTable, of_message
 from services.live_gateway.queries import Queries
 from services.live_gateway.recovery import recover, refuse_outdated
 from services.live_gateway.settings import GatewaySettings
-from services.runtime.connections import NatsClient, open_nats
 from services.runtime.health import HealthBoard
 from services.runtime.http_server import serve
+from services.runtime.nats_client import NatsClient, open_nats
 from services.runtime.publisher import Publisher
 from services.runtime.service import WorkerContext
 from services.runtime.streams import DEADLETTER, EXECUTIONS, ORDERS, ensure_streams

@@ -5,8 +5,8 @@ from typing import Final
 
 from services.live_gateway.gateway import Gateway
 from services.live_gateway.streams import UNAVAILABLE, StreamMissing, read_until, stream_state
-from services.runtime.connections import NatsClient
 from services.runtime.journal_reader import StreamReader, StreamRegressed
+from services.runtime.nats_client import NatsClient
 from services.runtime.streams import DEADLETTER, EXECUTIONS, ORDERS, ensure_streams
 from services.runtime.telemetry import get_logger
 

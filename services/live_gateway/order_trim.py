@@ -10,7 +10,7 @@ from typing import Final
 from services.live_gateway import metrics
 from services.live_gateway.gateway import Gateway
 from services.live_gateway.streams import UNAVAILABLE, stream_state
-from services.runtime.connections import NatsClient
+from services.runtime.nats_client import NatsClient
 from services.runtime.streams import ORDERS
 from services.runtime.telemetry import get_logger
 

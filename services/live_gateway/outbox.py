@@ -17,8 +17,8 @@ from nats.errors import Error as NatsError
 from services.live_gateway.positions import Movement
 from services.live_gateway.records import Outgoing
 from services.live_gateway.streams import UNAVAILABLE, StreamMissing, read_until, stream_state
-from services.runtime.connections import NatsClient
 from services.runtime.journal_reader import StreamRegressed
+from services.runtime.nats_client import MESSAGE_ID, NatsClient
 from services.runtime.publisher import PubAck, Publisher, PublishError
 from services.runtime.streams import ensure_streams
 from services.runtime.telemetry import get_logger
@@ -206,7 +206,7 @@ class Outbox:
         if msg_ids:
             async for batch in read_until(self._client, self._stream, after, state):
                 for message in batch:
-                    msg_id = (message.headers or {}).get("Nats-Msg-Id", "")
+                    msg_id = message.headers.get(MESSAGE_ID, "")
                     if msg_id in msg_ids:
                         found[msg_id] = message.sequence
         self._scanned = state.last_seq

@@ -13,7 +13,7 @@ from services.live_gateway.journal import Journal
 from services.live_gateway.orders import SeenOrder, WorkingOrder
 from services.messages import UNREADABLE, timestamp
 from services.runtime.clock import Clock
-from services.runtime.connections import NatsClient
+from services.runtime.nats_client import NatsClient
 from services.runtime.telemetry import get_logger
 from services.venue_queries import (
     ORDERS_SUBJECT,

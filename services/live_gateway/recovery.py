@@ -21,8 +21,8 @@ from services.live_gateway.positions import PositionTable
 from services.live_gateway.records import Facts
 from services.live_gateway.streams import read_until, stream_state
 from services.messages import BadMessage, Execution, Fill, decode
-from services.runtime.connections import NatsClient
 from services.runtime.journal_reader import Message
+from services.runtime.nats_client import MESSAGE_ID, NatsClient
 from services.runtime.streams import EXECUTIONS
 from services.runtime.telemetry import get_logger
 
@@ -50,7 +50,7 @@ async def refuse_outdated(client: NatsClient, facts: Facts) -> None:
     prefix = f"{facts.venue}-"
     async for batch in read_until(client, EXECUTIONS, facts.executions_seq, state):
         for message in batch:
-            exec_id = (message.headers or {}).get("Nats-Msg-Id", "")
+            exec_id = message.headers.get(MESSAGE_ID, "")
             number = exec_id.removeprefix(prefix)
             if number != exec_id and number.isdecimal() and int(number) >= facts.next_number:
                 raise JournalOutdated(

@@ -9,8 +9,8 @@ from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
 from nats.js.errors import NotFoundError
 
-from services.runtime.connections import NatsClient
 from services.runtime.journal_reader import Message, StreamReader
+from services.runtime.nats_client import NatsClient
 from services.runtime.tasks import end
 
 _TIMEOUT_SEC: Final = 2.0

@@ -34,9 +34,10 @@ from services.market_data.shift_store import ShiftStore
 from services.market_data.tick_store import TickStore
 from services.market_data.ticker import Ticker
 from services.messages import Tick
-from services.runtime.connections import NatsClient, open_nats, open_questdb
+from services.runtime.connections import open_questdb
 from services.runtime.health import HealthBoard
 from services.runtime.http_server import serve
+from services.runtime.nats_client import NatsClient, open_nats
 from services.runtime.service import WorkerContext
 from services.runtime.settings import SettingsError
 from services.runtime.tasks import end

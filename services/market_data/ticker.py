@@ -9,8 +9,8 @@ from nats.errors import Error as NatsError
 from services.market_data.replay import Replay
 from services.messages import Tick, encode, timestamp
 from services.runtime.clock import Clock
-from services.runtime.connections import NatsClient
 from services.runtime.metrics import counter
+from services.runtime.nats_client import NatsClient
 from services.runtime.telemetry import get_logger
 
 SUBJECT: Final = "ticks"

@@ -55,9 +55,10 @@ from services.questdb.fill_store import FillStore
 from services.questdb.order_archive import OrderArchive
 from services.questdb.orders_log_store import OrdersLogStore
 from services.questdb.resume import keep_resumed
-from services.runtime.connections import NatsClient, open_nats, open_questdb, open_valkey
+from services.runtime.connections import open_questdb, open_valkey
 from services.runtime.health import HealthBoard
 from services.runtime.ids import new_ulid
+from services.runtime.nats_client import NatsClient, open_nats
 from services.runtime.publisher import Publisher
 from services.runtime.service import WorkerContext
 from services.runtime.settings import SettingsError

@@ -20,9 +20,9 @@ from nats.js.errors import NotFoundError
 from services.ledger.codec import Commit, UnknownFormat, decode_commits
 from services.ledger.events import Event
 from services.ledger.partition import partition_of
-from services.runtime.connections import NatsClient
 from services.runtime.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from services.runtime.journal_reader import Message, StreamReader
+from services.runtime.nats_client import NatsClient
 from services.runtime.streams import LEDGER
 from services.runtime.tasks import end
 from services.runtime.telemetry import gauge, get_logger

@@ -8,8 +8,8 @@ what works already can still be canceled, executed and booked in the room that i
 from collections.abc import Callable
 from typing import Final
 
-from services.runtime.connections import NatsClient
 from services.runtime.errors import ResourceExhausted
+from services.runtime.nats_client import NatsClient
 from services.runtime.stream_watch import StreamWatch
 from services.runtime.streams import DEADLETTER, EXECUTIONS, LEDGER, ORDERS
 

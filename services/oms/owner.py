@@ -29,7 +29,7 @@ from services.oms.sweeper import Sweeper
 from services.questdb.order_archive import OrderArchive
 from services.questdb.orders_log_store import OrdersLogStore
 from services.runtime.clock import Clock
-from services.runtime.connections import NatsClient
+from services.runtime.nats_client import NatsClient
 from services.runtime.publisher import Publisher
 from services.runtime.tasks import end
 from services.runtime.telemetry import get_logger

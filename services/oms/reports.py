@@ -23,8 +23,8 @@ from services.ledger.errors import LedgerError
 from services.ledger.order import Order
 from services.oms.report_decoding import decode_report
 from services.oms.report_record import note_applied
-from services.runtime.connections import NatsClient
 from services.runtime.journal_reader import Message, StreamReader, StreamRegressed
+from services.runtime.nats_client import NatsClient
 from services.runtime.publisher import Publisher, PublishRefused, PublishUnknown
 from services.runtime.streams import EXECUTIONS
 from services.runtime.tasks import end

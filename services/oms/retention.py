@@ -25,7 +25,7 @@ from services.ledger.errors import LedgerError
 from services.ledger.order import Order
 from services.ledger.reading import EndedOrder
 from services.questdb.queries import TableSuspended
-from services.runtime.connections import NatsClient
+from services.runtime.nats_client import NatsClient
 from services.runtime.streams import LEDGER
 from services.runtime.telemetry import counter, gauge, get_logger
 

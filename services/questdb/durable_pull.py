@@ -12,14 +12,13 @@ from types import TracebackType
 from typing import Final, Self
 
 import msgspec
-from nats.aio.client import Client as NatsClient
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError
 from nats.js.errors import Error as JetStreamError
 
+from services.runtime.nats_client import NatsClient, read_headers
 from services.runtime.telemetry import get_logger
 
 HEARTBEAT_SEC: Final = 1.0
@@ -166,7 +165,7 @@ class DurablePull:
             await self._unsubscribe()
             await self._js.add_consumer(self._stream, self._config)
             self._inbox = self._client.new_inbox()
-            self._subscription = await self._client.subscribe(f"{self._inbox}.*", cb=self._on_message)
+            self._subscription = await self._client.subscribe_directly(f"{self._inbox}.*", self._on_message)
         except (NatsError, JetStreamError, OSError, TimeoutError) as error:
             if isinstance(error, APIError) and error.code == 400:
                 raise
@@ -202,11 +201,10 @@ class DurablePull:
         self._bind_at = self._loop.time() + RETRY_SEC
         _log.info("pulling again", consumer=self._durable, because=why)
 
-    async def _on_message(self, message: Msg) -> None:
+    def _on_message(self, subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
         self._last_sign = self._loop.time()
-        reply = message.reply
         if not reply.startswith("$JS.ACK."):
-            self._on_status(message.subject, message.headers or {})
+            self._on_status(subject, read_headers(headers))
             return
         tokens = reply.split(".")
         # $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>, or with two
@@ -215,9 +213,7 @@ class DurablePull:
             del tokens[2:4]
         if not self._arrived:
             self._first_arrival = self._last_sign
-        self._arrived.append(
-            Delivered(int(tokens[5]), message.subject, message.data, int(tokens[7]), int(tokens[4]), reply)
-        )
+        self._arrived.append(Delivered(int(tokens[5]), subject, data, int(tokens[7]), int(tokens[4]), reply))
         self._outstanding -= 1
         self._wake.set()
 

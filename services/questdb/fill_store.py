@@ -16,8 +16,9 @@ from services.questdb.durable_pull import Delivered, DurablePull
 from services.questdb.fill_rows import fill_row
 from services.questdb.schema import FILLS, ensure_tables
 from services.questdb.writes import insert_rows
-from services.runtime.connections import NatsClient, QuestdbPool
+from services.runtime.connections import QuestdbPool
 from services.runtime.metrics import counter, histogram
+from services.runtime.nats_client import NatsClient
 from services.runtime.publisher import Publisher, PublishError
 from services.runtime.streams import EXECUTIONS
 from services.runtime.telemetry import get_logger

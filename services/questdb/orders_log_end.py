@@ -8,7 +8,8 @@ from nats.js.errors import NotFoundError
 
 from services.ledger.codec import UnknownFormat, decode_commits
 from services.questdb.schema import ORDERS_LOG
-from services.runtime.connections import NatsClient, QuestdbPool
+from services.runtime.connections import QuestdbPool
+from services.runtime.nats_client import NatsClient
 from services.runtime.streams import LEDGER
 
 

@@ -22,9 +22,10 @@ from services.questdb.orders_log_end import OtherStream, last_logged
 from services.questdb.queries import TableSuspended, logged_orders, wait_applied
 from services.questdb.schema import ORDERS_LOG, ensure_tables
 from services.questdb.writes import insert_rows
-from services.runtime.connections import NatsClient, QuestdbPool
+from services.runtime.connections import QuestdbPool
 from services.runtime.journal_reader import Message, StreamReader, StreamRegressed
 from services.runtime.metrics import counter, gauge
+from services.runtime.nats_client import NatsClient
 from services.runtime.publisher import Publisher, PublishError
 from services.runtime.streams import LEDGER
 from services.runtime.tasks import end

@@ -12,8 +12,8 @@ from services.ledger.journal_tail import commits_of, journal_messages
 from services.ledger.transition import event_order
 from services.recovery.site import API_TIMEOUT_SEC, Site
 from services.recovery.snapshots import Manifest
-from services.runtime.connections import NatsClient
 from services.runtime.journal_reader import Message, StreamReader
+from services.runtime.nats_client import NatsClient
 from services.runtime.streams import EXECUTIONS
 
 KEPT_NS: Final = 48 * 3600 * 1_000_000_000

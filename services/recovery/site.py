@@ -14,7 +14,7 @@ from services.ledger.errors import LedgerError
 from services.ledger.journal import JournalGap
 from services.ledger.numbers import install_context
 from services.recovery.snapshots import SnapshotOvertaken, Snapshots, SnapshotUnreadable
-from services.runtime.connections import NatsClient, open_nats
+from services.runtime.nats_client import NatsClient, open_nats
 from services.runtime.streams import (
     ACCOUNTS_BUCKET,
     DEADLETTER,

@@ -42,10 +42,11 @@ from services.risk.rehearsal import rehearse
 from services.risk.servicer import RiskServicer, ServiceInfo
 from services.risk.settings import RiskSettings
 from services.runtime.admission import Admission
-from services.runtime.connections import NatsClient, open_nats, open_questdb, open_valkey
+from services.runtime.connections import open_questdb, open_valkey
 from services.runtime.grpc_engine import GrpcService, open_server
 from services.runtime.health import HealthBoard
 from services.runtime.http_server import serve
+from services.runtime.nats_client import NatsClient, open_nats
 from services.runtime.service import WorkerContext
 from services.runtime.settings import SettingsError
 from services.runtime.streams import ACCOUNTS_BUCKET, LEDGER, ensure_bucket, ensure_streams

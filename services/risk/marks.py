@@ -11,8 +11,8 @@ from services.messages import BadMessage, Tick, decode
 from services.risk.checks.market import Quote
 from services.risk.mark_rules import JumpRule, Mark, next_mark
 from services.runtime.clock import Clock
-from services.runtime.connections import NatsClient
 from services.runtime.metrics import counter
+from services.runtime.nats_client import NatsClient
 from services.runtime.telemetry import get_logger
 
 SUBJECT: Final = "ticks.>"

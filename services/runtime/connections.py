@@ -1,4 +1,4 @@
-"""The one place that opens connections to Valkey, NATS and QuestDB, with the options that safety needs.
+"""The one place that opens connections to Valkey and QuestDB, with the options that safety needs.
 
 None of these clients repeats a command by itself: whether something may be done twice is decided by the
 caller.
@@ -7,13 +7,12 @@ caller.
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-import nats.aio.client
 import psycopg
 import redis.asyncio
 from questdb import QuestDBError, Sender
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from questdb._client import Buffer  # public by `Sender.new_buffer` alone
 
 VALKEY_TIMEOUT_SEC: Final = 1.0
-NATS_CONNECT_TIMEOUT_SEC: Final = 2
-NATS_RECONNECT_WAIT_SEC: Final = 0.1
 QUESTDB_CONNECT_TIMEOUT_SEC: Final = 3
 ROWS_TIMEOUT_SEC: Final = 5.0
 """Longest wait for QuestDB to commit rows; a process that ends waits for its last request too."""
@@ -65,89 +62,6 @@ def open_valkey(
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
     return redis.asyncio.Redis.from_pool(pool)
-
-
-class NatsClient(nats.aio.client.Client):
-    """A NATS connection that tells its users at once when it broke; opened by `open_nats`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._lost: list[Callable[[], None]] = []
-
-    @property
-    def server_id(self) -> str:
-        """Id of the server process that is, or was last, connected to; a server that is started anew has
-        another."""
-        return str(self._server_info.get("server_id", ""))
-
-    def when_lost(self, listener: Callable[[], None]) -> None:
-        """Calls `listener` whenever the connection breaks or is closed."""
-        self._lost.append(listener)
-
-    def forget(self, listener: Callable[[], None]) -> None:
-        """Undoes `when_lost`."""
-        if listener in self._lost:
-            self._lost.remove(listener)
-
-
-async def open_nats(
-    url: str,
-    name: str,
-    *,
-    on_disconnected: Callable[[], Awaitable[None]] | None = None,
-    on_reconnected: Callable[[], Awaitable[None]] | None = None,
-    on_closed: Callable[[], Awaitable[None]] | None = None,
-) -> NatsClient:
-    """A connection that re-opens itself for ever; the first one is awaited for ever too (bound it with a
-    timeout).
-
-    A publish while disconnected raises at once instead of being kept and sent later. A frozen server is
-    noticed within three seconds. `on_closed` is called when the library gives up for good: that has to end
-    the worker.
-    """
-    client = NatsClient()
-
-    async def disconnected() -> None:
-        # What was not on the wire yet would be sent after the reconnection, when its sender has given up long
-        # ago.
-        client._pending.clear()
-        client._pending_data_size = 0
-        for listener in list(client._lost):
-            listener()
-        if client.is_closed:
-            return
-        _log.warning("nats disconnected", connection=name)
-        if on_disconnected is not None:
-            await on_disconnected()
-
-    async def reconnected() -> None:
-        _log.info("nats reconnected", connection=name)
-        if on_reconnected is not None:
-            await on_reconnected()
-
-    async def closed() -> None:
-        if on_closed is not None:
-            await on_closed()
-
-    async def failed(error: Exception) -> None:
-        _log.debug("nats error", connection=name, error=f"{type(error).__name__}: {error}")
-
-    await client.connect(
-        servers=url.split(","),
-        name=name,
-        pending_size=-1,
-        ping_interval=1,
-        max_outstanding_pings=2,
-        allow_reconnect=True,
-        max_reconnect_attempts=-1,
-        reconnect_time_wait=NATS_RECONNECT_WAIT_SEC,  # type: ignore[arg-type] # it is slept
-        connect_timeout=NATS_CONNECT_TIMEOUT_SEC,
-        disconnected_cb=disconnected,
-        reconnected_cb=reconnected,
-        closed_cb=closed,
-        error_cb=failed,
-    )
-    return client
 
 
 class RowsRefused(OSError):

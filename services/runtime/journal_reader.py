@@ -14,13 +14,12 @@ from types import TracebackType
 from typing import Final, Self
 
 import msgspec
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import BadRequestError
 
-from services.runtime.connections import NatsClient
+from services.runtime.nats_client import NatsClient, read_headers
 from services.runtime.telemetry import get_logger
 
 WINDOW: Final = 1024
@@ -48,9 +47,15 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     subject: str
     """The subject it is stored under."""
     data: bytes
-    headers: Mapping[str, str] | None
+    raw_headers: bytes | None
+    """Its headers as they came; `headers` reads them."""
     time_ns: int
     """When the server stored it, nanoseconds since the epoch."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Its headers by name."""
+        return read_headers(self.raw_headers)
 
 
 class StreamReader:
@@ -215,10 +220,7 @@ class _Consumer:
         last = (await js.stream_info(self._stream)).state.last_seq
         if last < after:
             raise StreamRegressed(f"stream {self._stream} ends at {last}, but {after} was already read")
-        # Unlimited here: the window bounds what can arrive, and a dropped message would only be read again.
-        self._subscription = await self._client.subscribe(
-            f"{self._inbox}.*", cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0
-        )
+        self._subscription = await self._client.subscribe_directly(f"{self._inbox}.*", self._on_message)
         config = ConsumerConfig(
             deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
             opt_start_seq=after + 1,
@@ -279,13 +281,12 @@ class _Consumer:
         except NatsError as error:
             _log.debug("consumer not removed", stream=self._stream, error=type(error).__name__)
 
-    async def _on_message(self, raw: Msg) -> None:
+    def _on_message(self, subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
         self._last_sign = self._loop.time()
         if self.broken:
             return
-        reply = raw.reply
         if not reply:
-            self._on_status(raw.headers or {})
+            self._on_status(read_headers(headers))
             return
         # $JS.ACK.<stream>.<consumer>.<deliveries>.<stream sequence>.<consumer sequence>.<time>.<pending>;
         # newer servers put a domain and an account before the stream's name.
@@ -297,7 +298,7 @@ class _Consumer:
             return
         self._sequence += 1
         self.outstanding -= 1
-        message = Message(int(sequence), raw.subject, raw.data, raw.headers, int(time_ns))
+        message = Message(int(sequence), subject, data, headers, int(time_ns))
         self._reader._on_message(message, int(pending))
 
     def _on_status(self, headers: Mapping[str, str]) -> None:

@@ -9,7 +9,6 @@ import asyncio
 from typing import Final
 
 import msgspec
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import (
     ConnectionClosedError,
@@ -18,7 +17,7 @@ from nats.errors import (
     OutboundBufferLimitError,
 )
 
-from services.runtime.connections import NatsClient
+from services.runtime.nats_client import NatsClient, read_headers
 
 DEFAULT_TIMEOUT_SEC: Final = 5.0
 
@@ -88,7 +87,7 @@ class Publisher:
 
     async def start(self) -> None:
         """Subscribes to the acknowledgements."""
-        self._subscription = await self._client.subscribe(f"{self._inbox}.*", cb=self._on_answer)
+        self._subscription = await self._client.subscribe_directly(f"{self._inbox}.*", self._on_answer)
         await self._client.flush()
         self._client.when_lost(self._lost)
 
@@ -116,9 +115,7 @@ class Publisher:
         timer = self._loop.call_later(timeout, self._expire, token, timeout)
         try:
             try:
-                await self._client.publish(
-                    subject, payload, reply=f"{self._inbox}.{token}", headers={"Nats-Msg-Id": msg_id}
-                )
+                await self._client.publish_identified(subject, payload, f"{self._inbox}.{token}", msg_id)
             except (OutboundBufferLimitError, ConnectionClosedError, ConnectionDrainingError) as error:
                 raise PublishRefused("not connected") from error
             except MaxPayloadError as error:
@@ -148,25 +145,25 @@ class Publisher:
         if future is not None and not future.done():
             future.set_exception(PublishUnknown(f"no acknowledgement in {timeout:g} s"))
 
-    async def _on_answer(self, message: Msg) -> None:
-        future = self._waiting.get(message.subject.rpartition(".")[2])
+    def _on_answer(self, subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
+        future = self._waiting.get(subject.rpartition(".")[2])
         if future is None or future.done():
             return
-        outcome = _outcome(message)
+        outcome = _outcome(data, headers)
         if isinstance(outcome, PubAck):
             future.set_result(outcome)
         else:
             future.set_exception(outcome)
 
 
-def _outcome(message: Msg) -> PubAck | PublishError:
-    if not message.data:
-        status = (message.headers or {}).get("Status", "")
+def _outcome(data: bytes, headers: bytes | None) -> PubAck | PublishError:
+    if not data:
+        status = read_headers(headers).get("Status", "")
         if status == "503":
             return PublishRefused("no stream takes this subject")
         return PublishUnknown(f"empty answer, status {status or 'missing'}")
     try:
-        answer = _decode(message.data)
+        answer = _decode(data)
     except msgspec.DecodeError as error:
         return PublishUnknown(f"unreadable acknowledgement: {error}")
     if answer.error is not None:

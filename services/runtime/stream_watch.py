@@ -4,7 +4,7 @@ from typing import Final
 
 from nats.js.errors import NotFoundError
 
-from services.runtime.connections import NatsClient
+from services.runtime.nats_client import NatsClient
 from services.runtime.telemetry import gauge, get_logger
 
 WARN_AT: Final = 0.8

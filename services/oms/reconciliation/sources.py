@@ -25,7 +25,8 @@ from services.oms.reconciliation.comparison import Key, Standing, StoredTrade, V
 from services.questdb.fill_store import DURABLE
 from services.questdb.queries import TableSuspended, fill_totals, fills_between, wait_applied
 from services.questdb.schema import FILLS
-from services.runtime.connections import NatsClient, QuestdbPool
+from services.runtime.connections import QuestdbPool
+from services.runtime.nats_client import NatsClient
 from services.runtime.streams import EXECUTIONS
 from services.venue_queries import (
     ORDERS_SUBJECT,

@@ -19,7 +19,7 @@ from services.ledger.ledger import Ledger
 from services.ledger.order import Order
 from services.ledger.positions import Positions
 from services.ledger.relay import Relay, RelayOptions
-from services.runtime.connections import open_nats
+from services.runtime.nats_client import open_nats
 from services.runtime.publisher import PubAck, Publisher, PublishUnknown
 
 PROJECTION_DB = 5

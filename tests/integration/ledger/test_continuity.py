@@ -17,8 +17,8 @@ from services.ledger.journal_tail import LedgerTail
 from services.ledger.ledger import Ledger, LedgerOptions
 from services.ledger.registry import MemoryAccountRegistry
 from services.runtime.clock import SystemClock
-from services.runtime.connections import NatsClient, open_nats
 from services.runtime.local_stack import NatsServer, ValkeyServer
+from services.runtime.nats_client import NatsClient, open_nats
 from services.runtime.streams import LEDGER, ensure_streams
 from tests.integration.ledger.carrying import carrier, folded_journal, stored_state
 from tests.integration.ledger.stale import CopiedValkey, copy_data, set_back, wipe

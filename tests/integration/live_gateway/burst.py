@@ -21,10 +21,10 @@ from pathlib import Path
 import psutil
 from nats.aio.msg import Msg
 
-from services.runtime.connections import NatsClient, open_nats
 from services.runtime.ids import new_order_id
 from services.runtime.local_stack import NatsServer, free_ports
 from services.runtime.local_stack.durability import Durability
+from services.runtime.nats_client import NatsClient, open_nats
 from services.runtime.publisher import Publisher
 from services.runtime.streams import DEADLETTER, EXECUTIONS, ORDERS, ensure_streams
 

@@ -18,11 +18,11 @@ import psutil
 from nats.errors import Error as NatsError
 from nats.js.api import StreamState
 
-from services.runtime.connections import NatsClient, open_nats
 from services.runtime.ids import new_order_id
 from services.runtime.journal_reader import Message, StreamReader
 from services.runtime.local_stack import free_ports
 from services.runtime.local_stack.part import HEALTHY, Health, Part, http_get, loopback, not_ready
+from services.runtime.nats_client import NatsClient, open_nats
 from services.runtime.publisher import Publisher, PublishError
 from services.runtime.streams import DEADLETTER, EXECUTIONS, ORDERS, ensure_streams
 from tests.support import eventually

@@ -9,8 +9,9 @@ from decimal import Decimal
 from services.ledger.order import Side
 from services.messages import Fill, encode
 from services.questdb.fill_store import FillStore
-from services.runtime.connections import NatsClient, QuestdbPool, open_nats, open_questdb
+from services.runtime.connections import QuestdbPool, open_questdb
 from services.runtime.local_stack import NatsServer, QuestDbServer
+from services.runtime.nats_client import NatsClient, open_nats
 from services.runtime.publisher import Publisher
 from services.runtime.streams import DEADLETTER, EXECUTIONS, LEDGER, ensure_streams
 

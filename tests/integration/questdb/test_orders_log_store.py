@@ -19,9 +19,10 @@ from services.ledger.partition import partition_of
 from services.questdb.orders_log_store import OrdersLogStore
 from services.questdb.queries import logged_orders, wait_applied
 from services.questdb.schema import ORDERS_LOG
-from services.runtime.connections import NatsClient, QuestdbPool
+from services.runtime.connections import QuestdbPool
 from services.runtime.ids import new_order_id
 from services.runtime.local_stack import NatsServer, QuestDbServer
+from services.runtime.nats_client import NatsClient
 from services.runtime.publisher import Publisher
 from services.runtime.streams import LEDGER
 from tests.integration.questdb.support import connected, pool_of

@@ -19,8 +19,8 @@ from services.recovery.rebuild import Rebuilt, rebuild
 from services.recovery.site import Site, Where, open_site
 from services.recovery.verify import verify
 from services.runtime.clock import SystemClock
-from services.runtime.connections import NatsClient, open_nats
 from services.runtime.local_stack import NatsServer
+from services.runtime.nats_client import NatsClient, open_nats
 from services.runtime.streams import ACCOUNTS_BUCKET, EXECUTIONS, LEDGER, ensure_bucket, ensure_streams
 from tests.integration.ledger.carrying import PROJECTION_DB, folded_journal, stored_state
 from tests.integration.ledger.stale import CopiedValkey

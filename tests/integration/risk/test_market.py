@@ -12,8 +12,8 @@ from services.risk.history import History
 from services.risk.mark_rules import JumpRule
 from services.risk.marks import Marks
 from services.runtime.clock import ManualClock, SystemClock
-from services.runtime.connections import open_nats
 from services.runtime.local_stack import NatsServer, QuestDbServer
+from services.runtime.nats_client import open_nats
 from tests.integration.market_data.support import market_data
 from tests.integration.questdb.support import pool_of
 from tests.support import eventually

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 from nats.js.api import DiscardPolicy, StorageType, StreamConfig
 
-from services.runtime.connections import NatsClient, open_nats
 from services.runtime.local_stack import NatsServer
+from services.runtime.nats_client import NatsClient, open_nats
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from nats.js.api import ConsumerConfig
 from nats.js.errors import BadRequestError
 
 from services.runtime import journal_reader
-from services.runtime.connections import NatsClient, open_nats
 from services.runtime.journal_reader import WINDOW, Message, StreamReader, StreamRegressed
 from services.runtime.local_stack import NatsServer
+from services.runtime.nats_client import NatsClient, open_nats
 from services.runtime.publisher import Publisher
 from tests.integration.runtime.pausing import frozen
 from tests.support import eventually

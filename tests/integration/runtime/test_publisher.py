@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 from nats.js.api import StreamConfig
 
-from services.runtime.connections import NatsClient, open_nats
 from services.runtime.local_stack import NatsServer
+from services.runtime.nats_client import NatsClient, open_nats
 from services.runtime.publisher import PubAck, Publisher, PublishRefused, PublishUnknown
 from tests.integration.runtime.pausing import frozen
 

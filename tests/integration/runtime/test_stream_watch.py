@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.runtime.connections import open_nats
 from services.runtime.local_stack import NatsServer
+from services.runtime.nats_client import open_nats
 from services.runtime.stream_watch import StreamFull, StreamWatch
 from services.runtime.streams import DEADLETTER, LEDGER, ensure_streams
 

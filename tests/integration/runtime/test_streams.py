@@ -6,9 +6,9 @@ import pytest
 from nats.js.api import StorageType, StreamConfig
 
 from services.ledger.partition import partition_of
-from services.runtime.connections import NatsClient, open_nats
 from services.runtime.journal_reader import StreamReader
 from services.runtime.local_stack import NatsServer
+from services.runtime.nats_client import NatsClient, open_nats
 from services.runtime.publisher import Publisher
 from services.runtime.streams import (
     ACCOUNTS_BUCKET,
