@@ -55,6 +55,9 @@ def bounded(number: Decimal) -> Decimal:
         raise NumberOutOfRange("must be a finite number")
     if not number:
         return ZERO
+    text = str(number)
+    if len(text) <= MAX_DECIMAL_PLACES and "E" not in text:
+        return number  # most are so short that they break no bound; the digits cost four times as much
     _, digits, exponent = number.as_tuple()
     assert isinstance(exponent, int)
     if len(digits) + exponent > MAX_INTEGER_DIGITS:
