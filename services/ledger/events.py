@@ -90,7 +90,8 @@ class Activated:
     """An exit of a bracket is an order of the account from now on, and has to be sent to the venue."""
 
     order: Order
-    """As it is now; `group.linked` names the exit that is activated and sent together with it, if any."""
+    """As it is now. If the exit that `group.linked` names is activated by the same commit, the two are sent
+    together."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,17 +184,13 @@ def _after_entry(
 def _activated(waiting: Sequence[Order], executed: Decimal, now_ns: int) -> list[Order]:
     """The exits as they go to the venue: for no more than was executed, their time running from now on."""
     alone = [_at_most(_group(order).alone, executed) for order in waiting]
-    names = [order.order_id for order in waiting]
     return [
         replace(
             order,
             state=next_state(order.state, OrderEvent.ACTIVATED, executed=False),
             terms=replace(order.terms, quantity=own.quantity),
             reservation=held,
-            # The one that was canceled before does not go along.
-            group=replace(
-                _group(order), alone=own, linked=tuple(name for name in names if name != order.order_id)
-            ),
+            group=replace(_group(order), alone=own),
             expire_ns=_expiry(order, now_ns),
             updated_ns=now_ns,
         )

@@ -127,8 +127,10 @@ class Sweeper:
         linked = order.group.linked if order.group is not None else ()
         again_ns = sent_again_ns(order, now_ns)
         try:
-            siblings = [found for name in linked if (found := await self._ledger.order(name)) is not None]
-            await self._dispatch.send_activated([order, *siblings])
+            siblings = [await self._ledger.order(name) for name in linked]
+            # One that has ended may have been canceled before it was activated: it must never be sent.
+            alive = [one for one in siblings if one is not None and one.counts_as_open]
+            await self._dispatch.send_activated([order, *alive])
         except (LedgerError, PublishError) as error:
             _log.warning("exit not sent", order_id=order.order_id, error=str(error))
             # The journal of orders does not hold it for the venue: no longer than necessary.

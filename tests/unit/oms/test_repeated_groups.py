@@ -181,3 +181,13 @@ async def test_group_whose_first_order_has_left_without_a_memory_is_told_by_anot
     for order_id in list(desk.ledger.orders)[:-1]:
         del desk.ledger.orders[order_id]
     assert await desk.submit(request_of()) == first
+
+
+async def test_bracket_is_told_by_the_exit_that_was_activated_alone(desk: Desk) -> None:
+    first = await desk.submit(bracket("", "b", ""))
+    entry, _, canceled = list(desk.ledger.orders.values())
+    desk.ledger.apply(request_cancel(canceled))
+    desk.ledger.apply(fill(entry, 1, entry.terms.quantity))
+    for gone in (entry, canceled):
+        del desk.ledger.orders[gone.order_id]
+    assert await desk.submit(bracket("", "b", "")) == first

@@ -250,6 +250,14 @@ class TestExits:
         again = [f"{first} {second} activated", f"{second} {first} activated"]
         assert sorted(await partition.after_grace(2)) == sorted(again * 2)
 
+    async def test_an_exit_that_was_canceled_while_it_waited_is_never_sent(
+        self, partition: Partition, exits: list[Order]
+    ) -> None:
+        alone, canceled = exits
+        held = partition.ledger.orders[canceled.order_id]
+        partition.ledger.orders[canceled.order_id] = replace(held, state=OrderState.CANCELED)
+        assert await partition.after_grace() == [f"{alone.order_id} activated"]
+
     async def test_an_exit_is_sent_ever_more_rarely_to_a_venue_that_is_away_for_an_hour(
         self, partition: Partition, exits: list[Order]
     ) -> None:
