@@ -81,11 +81,13 @@ class NatsClient(nats.aio.client.Client):
         if take is None:
             await super()._process_msg(sid, subject, reply, data, headers or b"")
             return
+        # Anybody may publish a subject that is no text: it is a message like any other that nobody can use.
+        name = subject.decode(errors="replace")
         try:
-            take(subject.decode(), reply.decode(), data, headers)
+            take(name, reply.decode(errors="replace"), data, headers)
         except Exception as error:
             # The library would stop reading the connection, and say nothing.
-            _log.error("message not taken", subject=subject.decode(errors="replace"), exc_info=error)
+            _log.error("message not taken", subject=name, exc_info=error)
 
     def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
         self._direct.pop(sid, None)

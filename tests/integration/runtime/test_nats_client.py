@@ -162,3 +162,14 @@ async def test_what_taking_a_message_raises_does_not_end_the_reading(nats_client
     for data in (b"1", b"bad", b"2"):
         await nats_client.publish("runtime.direct.errors", data)
     await eventually(lambda: taken == [b"1", b"2"])
+
+
+async def test_message_under_a_subject_that_is_no_text_is_taken_like_any_other(
+    nats_client: NatsClient,
+) -> None:
+    taken: list[str] = []
+    await nats_client.subscribe_directly("runtime.text.*", lambda *message: taken.append(message[0]))
+    await nats_client._send_command(b"PUB runtime.text.\xff 1\r\nx\r\n")
+    await nats_client.publish("runtime.text.a", b"x")
+    await eventually(lambda: len(taken) == 2)
+    assert taken == ["runtime.text.\ufffd", "runtime.text.a"]

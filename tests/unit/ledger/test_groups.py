@@ -273,6 +273,9 @@ class TestBracket:
         assert book.held() == (3, 1)
         book.filled(ids[0], "3")
         assert book.states(ids)[1:] == ["canceled", "pending_new"]
+        group = book.order(ids[2]).group
+        assert group is not None
+        assert group.linked == (ids[1],)
         assert (book.held(), book.account.open_orders) == ((0, 3), 1)
 
     def test_activated_exit_that_ends_leaves_its_sibling_holding_its_own(
