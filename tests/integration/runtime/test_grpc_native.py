@@ -337,7 +337,7 @@ async def test_a_handler_is_cancelled_at_the_deadline_and_knows_it() -> None:
         error = await failure(unary(channel)(b"", timeout=0.3))
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await eventually(lambda: len(ended) == 1)
-        assert 0 < ended[0][0] <= 0.3
+        assert 0 < ended[0][0] <= 0.31  # a client rounds its deadline up by as much as 1 % for the wire
         assert ended[0][1]
 
 
