@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Final, Self
 
 from perf.load import ROOT, tool
 from services.runtime.local_stack import free_ports
+from services.runtime.supervisor import GRPC_CORE
 
 _START_SEC: Final = 30.0
 
@@ -67,7 +69,9 @@ class Floors:
         self._stop()
 
     def _start(self, name: str, port: int, command: Sequence[str]) -> None:
-        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env={**GRPC_CORE, **os.environ}, stdin=subprocess.DEVNULL
+        )
         self.running[name] = Floor(name, f"127.0.0.1:{port}", process)
 
     def _stop(self) -> None:

@@ -46,6 +46,9 @@ BACKOFF_LAST_SEC: Final = 5.0
 HEALTHY_AFTER_SEC: Final = 30.0
 HEARTBEAT_VARIABLE: Final = "TRADE2026_HEARTBEAT_FD"
 SUPERVISOR_VARIABLE: Final = "TRADE2026_SUPERVISOR_PID"
+GRPC_CORE: Final = {"GRPC_EXPERIMENTS": "-event_engine_client,-event_engine_listener"}
+"""Variables of gRPC's core, of which the environment's own win. It reads sockets in the thread that wakes the
+event loop, instead of in threads that wake this one: a quarter of the CPU time of a call."""
 _ROUND_SEC: Final = 0.1
 
 _log = get_logger("runtime.supervisor")
@@ -223,6 +226,7 @@ class Supervisor:
         read, write = os.pipe()
         os.set_blocking(read, False)
         environment = {
+            **GRPC_CORE,
             **os.environ,
             MULTIPROCESS_VARIABLE: str(self._metrics_folder),
             WORKER_VARIABLE: str(worker.index),
