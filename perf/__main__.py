@@ -23,7 +23,7 @@ from perf.load import Load, ToolMissing, tool
 from perf.machine import describe
 from perf.measure import Case, Drive, carry_out
 from perf.naive import naive_case
-from perf.platform import WORK, Platform
+from perf.platform import PATIENT_SEC, WORK, Platform
 from perf.requests import CHECK, check_body, message
 from services.runtime.local_stack import Durability, NatsServer, PartFailed, PartUnavailable, ValkeyServer
 from services.runtime.local_stack import free_ports as ports
@@ -86,6 +86,11 @@ class Session:
             self.measure(cases.orders(platform, self.floors))
             self.measure(cases.reservations(platform, self.floors))
 
+    def patient(self) -> None:
+        """Orders with a deadline of reservations that none of them misses: the whole way of each is paid."""
+        with Platform(patience_sec=PATIENT_SEC) as platform:
+            self.measure(cases.orders(platform, self.floors))
+
     def strict(self) -> None:
         """Orders when everything is synced to disk before it is acknowledged."""
         with Platform(profile=Durability.STRICT) as platform:
@@ -112,8 +117,9 @@ class Session:
     def saturation(self) -> None:
         """Highest rates of orders."""
         for way in ("REST", f"gRPC batches of {cases.ORDERS_A_BATCH}"):
-            with Platform() as platform:
-                self.results.curves.append(saturation.climb(platform, way, self.seconds))
+            for patience_sec in (None, PATIENT_SEC):
+                with Platform(patience_sec=patience_sec) as platform:
+                    self.results.curves.append(saturation.climb(platform, way, self.seconds))
 
     def growth(self) -> None:
         """Cost against what has gathered; the largest sizes only in full-length runs."""
@@ -128,8 +134,7 @@ class Session:
 
     def stages(self) -> None:
         """CPU time of an order by stage."""
-        patient = {"TRADE2026_OMS__RISK_SERVICE__TIMEOUT_SEC": "2"}
-        with tempfile.TemporaryDirectory() as raw, Platform(variables=patient) as platform:
+        with tempfile.TemporaryDirectory() as raw, Platform(patience_sec=PATIENT_SEC) as platform:
             plain, found = stages.sample(platform, "rest", cases.ORDER_RATE, self.seconds, Path(raw))
         own = steps.table(steps.measure_all())
         self.results.stages = "\n".join([stages.summary(plain), stages.table(found), "", own])
@@ -167,6 +172,7 @@ PARTS: Final = (
     "raw",
     "no-ops",
     "platform",
+    "patient",
     "naive",
     "strict",
     "two-workers",

@@ -26,7 +26,7 @@ from perf import requests as r
 from perf.cases import http
 from perf.ending import stop_in_order
 from perf.load import ROOT, Load, ToolMissing
-from perf.platform import Platform
+from perf.platform import PATIENT_SEC, Platform
 from perf.stages import SERVICES, workers
 from services.runtime.local_stack import PartFailed, PartUnavailable
 
@@ -67,10 +67,9 @@ def count() -> list[Calls]:
         variables = {
             "PYTHONPATH": str(Path(__file__).parent / "counting"),
             "PERF_CALLS": str(target),
-            "TRADE2026_OMS__RISK_SERVICE__TIMEOUT_SEC": "4",
             "TRADE2026_OMS__QUESTDB__FLUSH_INTERVAL_SEC": str(_FLUSH_SEC),
         }
-        with Platform(variables=variables) as platform:
+        with Platform(patience_sec=2 * PATIENT_SEC, variables=variables) as platform:
             return _count(platform, target)
 
 

@@ -164,6 +164,7 @@ def orders(platform: Platform, floors: Floors, rate: int = ORDER_RATE) -> list[C
             floor_name=floor.name,
             floor_pids=floor.pids,
             settle=settle,
+            outcomes=platform.submissions,
             items=items,
         )
 
@@ -172,7 +173,7 @@ def orders(platform: Platform, floors: Floors, rate: int = ORDER_RATE) -> list[C
     return [
         case(
             f"orders by REST, {rate:,}/s",
-            http(platform.rest("oms", "/orders"), bodies, rate=rate, count_answers=True),
+            http(platform.rest("oms", "/orders"), bodies, rate=rate),
             http(f"http://{starlette.address}/orders", bodies, rate=rate),
             starlette,
         ),
@@ -191,13 +192,13 @@ def orders(platform: Platform, floors: Floors, rate: int = ORDER_RATE) -> list[C
         ),
         case(
             "orders by REST, one in flight",
-            http(platform.rest("oms", "/orders"), bodies, in_flight=1, count_answers=True),
+            http(platform.rest("oms", "/orders"), bodies, in_flight=1),
             http(f"http://{starlette.address}/orders", bodies, in_flight=1),
             starlette,
         ),
         case(
             "orders by REST, 16 in flight",
-            http(platform.rest("oms", "/orders"), bodies, in_flight=16, count_answers=True),
+            http(platform.rest("oms", "/orders"), bodies, in_flight=16),
             http(f"http://{starlette.address}/orders", bodies, in_flight=16),
             starlette,
         ),

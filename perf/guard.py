@@ -23,7 +23,7 @@ from perf.ending import stop_in_order
 from perf.floors.servers import Floors
 from perf.load import ToolMissing, tool
 from perf.measure import Case, Measured, measure
-from perf.platform import Platform
+from perf.platform import PATIENT_SEC, Platform
 from services.runtime.local_stack import PartFailed, PartUnavailable
 
 BOUNDS: Final = Path(__file__).resolve().parent / "bounds.json"
@@ -42,9 +42,7 @@ def measured() -> dict[str, float]:
     """Every guarded ratio by its name."""
     found = {f"step: {name}": step.ratio for name, step in steps.measure_all().items()}
     found.update({f"{_CALLS}{one.service}": one.total for one in calls.count()})
-    # Patient, so that a busy machine gives orders that are filled and not denials.
-    patient = {"TRADE2026_OMS__RISK_SERVICE__TIMEOUT_SEC": "2"}
-    with Floors() as floors, Platform(variables=patient) as platform:
+    with Floors() as floors, Platform(patience_sec=PATIENT_SEC) as platform:
         guarded = [
             *(case for case in cases.checks(platform, floors) if "in flight" in case.name),
             *cases.orders(platform, floors, ORDER_RATE)[:3],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
@@ -15,6 +16,9 @@ from perf.processes import Usage, Watch
 
 Drive = Callable[[int, float], Load]
 """Runs the load once: (number of the run, so that ids differ; seconds) → what the tool measured."""
+
+Outcomes = Callable[[], Counter[str]]
+"""Orders so far by what their clients were told, as the service counts it."""
 
 Settle = Callable[[], tuple[float, int]]
 """Waits for what a load has caused: (seconds that it took, what was missing when the wait was given up)."""
@@ -40,6 +44,8 @@ class Measured:
     """Seconds after the last answer until every consequence had happened (fills booked and told)."""
     unsettled: int = 0
     """Consequences that were missing when the wait was given up."""
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    """Orders by what their clients were told, as the service counts it; empty for other loads."""
     pss_mib: Mapping[str, float] = field(default_factory=dict)
     """Largest memory of each process with its children."""
     memory: Mapping[str, list[tuple[float, float]]] = field(default_factory=dict)
@@ -60,6 +66,7 @@ class Case:
     floor_name: str = ""
     floor_pids: Mapping[str, int] = field(default_factory=dict)
     settle: Settle | None = None
+    outcomes: Outcomes | None = None
     items: int = 1
     """Orders or checks a request carries; rates and CPU are given for each of them."""
 
@@ -83,6 +90,11 @@ class Row:
         """Orders, checks or requests answered without error a second."""
         load = self.shown.load
         return (load.requests - load.errors) / load.seconds * self.items if load.seconds else 0.0
+
+    @property
+    def denied(self) -> int:
+        """Orders of the shown run that were not submitted."""
+        return sum(count for told, count in self.shown.outcomes.items() if told != "submitted")
 
     @property
     def floor_rate(self) -> float | None:
@@ -111,9 +123,15 @@ class Row:
 
 
 def measure(
-    drive: Drive, run: int, seconds: float, pids: Mapping[str, int], settle: Settle | None = None
+    drive: Drive,
+    run: int,
+    seconds: float,
+    pids: Mapping[str, int],
+    settle: Settle | None = None,
+    outcomes: Outcomes | None = None,
 ) -> Measured:
     """Runs a load once, waits for its consequences, and says what everything used."""
+    told = outcomes() if outcomes else Counter[str]()
     before = Moment.now()
     client_before, self_before = children_cpu(), time.process_time()
     with Watch(pids) as watch:
@@ -130,6 +148,7 @@ def measure(
         pace=usage.pace,
         settled_sec=settled,
         unsettled=left,
+        outcomes=dict(outcomes() - told) if outcomes else {},
         pss_mib={
             name: max(size for _, size in samples) for name, samples in usage.pss_mib.items() if samples
         },
@@ -149,7 +168,7 @@ def carry_out(case: Case, seconds: float, rounds: int) -> Row:
     for run in range(1, rounds + 1):
         if case.floor:
             floors.append(measure(case.floor, run, seconds, case.floor_pids))
-        runs.append(measure(case.drive, run, seconds, case.pids, case.settle))
+        runs.append(measure(case.drive, run, seconds, case.pids, case.settle, case.outcomes))
     row = Row(
         name=case.name,
         group=case.group,

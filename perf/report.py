@@ -122,11 +122,8 @@ def _remarks(rows: Iterable[Row]) -> list[str]:
         told = []
         if load.errors:
             told.append(f"{load.errors} errors of {load.requests}: {load.outcomes}")
-        refused = {
-            answer: count for answer, count in load.answers.items() if answer not in ("submitted", "approved")
-        }
-        if refused:
-            told.append(f"answers {dict(load.answers)}")
+        if row.denied:
+            told.append(f"of {sum(run.outcomes.values()):,} orders {row.denied:,} DENIED: {run.outcomes}")
         if run.unsettled:
             told.append(f"{run.unsettled} orders not ended {run.settled_sec:.0f} s after the last answer")
         elif row.group == "orders":
@@ -157,7 +154,8 @@ def _saturation(results: Results) -> list[str]:
                 *(f"{load.latencies[name]:.2f}" for name in ("P50", "P99", "max")),
                 f"{step.measured.settled_sec:.2f} s",
                 "yes" if step.kept_up else "no",
-                str(step.outcomes) + (f", {load.errors} errors {load.outcomes}" if load.errors else ""),
+                str(step.measured.outcomes)
+                + (f", {load.errors} errors {load.outcomes}" if load.errors else ""),
             ]
             lines.append("| " + " | ".join(cells) + " |")
     return lines

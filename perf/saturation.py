@@ -28,13 +28,11 @@ class Step:
     rate: int
     measured: Measured
     items: int
-    outcomes: dict[str, int]
-    """Orders by what the client was told, as the service counts it."""
 
     @property
     def accepted(self) -> int:
         """Orders that were submitted to the venue."""
-        return self.outcomes.get("submitted", 0)
+        return self.measured.outcomes.get("submitted", 0)
 
     @property
     def kept_up(self) -> bool:
@@ -56,7 +54,7 @@ class Step:
             "answered": load.rate * self.items,
             "accepted": self.accepted / load.seconds if load.seconds else 0.0,
             "latencies": load.latencies,
-            "outcomes": self.outcomes,
+            "outcomes": dict(self.measured.outcomes),
             "errors": load.errors,
             "settled_sec": self.measured.settled_sec,
             "kept_up": self.kept_up,
@@ -113,22 +111,22 @@ def climb(platform: Platform, name: str, seconds: float) -> Curve:
 
 def _step(platform: Platform, way: Callable[[int], tuple[Drive, int]], rate: int, seconds: float) -> Step:
     drive, items = way(rate)
-    before = platform.metrics("oms")
-    measured = measure(drive, rate, seconds, platform.pids(), lambda: platform.settle(_SETTLE_SEC))
-    counted = platform.metrics("oms") - before
-    outcomes: dict[str, int] = {}
-    for (name, labels), number in counted.samples.items():
-        if name == "oms_submissions_total" and number:
-            given = dict(labels)
-            outcomes[given["reason"] or given["outcome"]] = int(number)
-    return Step(rate, measured, items, outcomes)
+    measured = measure(
+        drive,
+        rate,
+        seconds,
+        platform.pids(),
+        lambda: platform.settle(_SETTLE_SEC),
+        platform.submissions,
+    )
+    return Step(rate, measured, items)
 
 
 def _say(name: str, step: Step) -> None:
     load = step.measured.load
     print(
         f"saturation by {name}: offered {step.rate:,}/s, answered {load.rate * step.items:,.0f}/s, "
-        f"P50 {load.latencies['P50']:.2f} P99 {load.latencies['P99']:.2f} ms, {step.outcomes}, "
+        f"P50 {load.latencies['P50']:.2f} P99 {load.latencies['P99']:.2f} ms, {step.measured.outcomes}, "
         f"fills {step.measured.settled_sec:.2f} s later: {'kept up' if step.kept_up else 'did NOT keep up'}",
         file=sys.stderr,
         flush=True,

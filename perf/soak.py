@@ -24,7 +24,7 @@ from perf.ending import stop_in_order
 from perf.gate.accounting import ended_orders, first_value, wrong_positions
 from perf.load import ROOT, ToolMissing, grpc_load, tool
 from perf.machine import describe
-from perf.platform import WORK, Platform
+from perf.platform import PATIENT_SEC, WORK, Platform
 from perf.processes import Usage, Watch, growth_told, is_flat
 from services.runtime.local_stack import PartFailed, PartUnavailable
 
@@ -208,13 +208,11 @@ def main() -> int:
     stop_in_order()
     # Bounded as by default: a measured run otherwise keeps all orders, to count them.
     bounded = {"TRADE2026_LIVE_GATEWAY__STORE__ORDERS_KEPT": "100000"}
-    # Patient, so that a busy machine gives orders that are filled and not denials.
-    patient = {"TRADE2026_OMS__RISK_SERVICE__TIMEOUT_SEC": "2"}
     try:
         tool("ghz")
         WORK.mkdir(parents=True, exist_ok=True)
         facts = describe(WORK)
-        with Platform(variables={**bounded, **patient}) as platform:
+        with Platform(patience_sec=PATIENT_SEC, variables=bounded) as platform:
             done = soak(platform, orders, rate)
             facts["setting"] = platform.setting
     except (ToolMissing, PartUnavailable, PartFailed) as missing:

@@ -26,7 +26,7 @@ from perf.cases import ORDERS_A_BATCH, grpc, http
 from perf.ending import stop_in_order
 from perf.load import ToolMissing, tool
 from perf.measure import Measured, measure
-from perf.platform import Platform
+from perf.platform import PATIENT_SEC, Platform
 
 SERVICES: Final = ("oms", "risk", "live-gateway")
 _SAMPLES_A_SECOND: Final = 250
@@ -160,7 +160,7 @@ def sample(
     bodies = [r.order_body(number) for number in range(r.CYCLE)]
     oms, items = platform.grpc("oms"), ORDERS_A_BATCH if via == "batch" else 1
     drive = {
-        "rest": http(platform.rest("oms", "/orders"), bodies, rate=rate, count_answers=True),
+        "rest": http(platform.rest("oms", "/orders"), bodies, rate=rate),
         "batch": grpc(oms, r.BATCH_SUBMIT, r.batches(ORDERS_A_BATCH), rate=rate // ORDERS_A_BATCH),
         "unary": grpc(oms, r.SUBMIT, r.orders(), rate=rate),
     }[via]
@@ -171,7 +171,7 @@ def sample(
 
     measure(drive, 0, min(3.0, seconds), pids, settle)
     # First without the sampler, for the CPU time; then with it, for the shares.
-    plain = measure(drive, 1, seconds, pids, settle)
+    plain = measure(drive, 1, seconds, pids, settle, platform.submissions)
     spies = [
         (service, raw / f"{service}.{number}.folded", pid)
         for service in SERVICES
@@ -245,7 +245,7 @@ def summary(plain: Measured) -> str:
     load = plain.load
     shown = ", ".join(f"{name} {value:.2f}" for name, value in load.latencies.items())
     return (
-        f"{load.rate:,.0f} requests/s ({shown} ms), {load.answers or load.outcomes}, "
+        f"{load.rate:,.0f} requests/s ({shown} ms), {dict(plain.outcomes)}, "
         f"others used {plain.others:.0%} of the machine, pace {plain.pace:.0f} µs\n"
     )
 
@@ -268,11 +268,9 @@ def main() -> int:
     except ToolMissing as missing:
         print(missing, file=sys.stderr)
         return 2
-    # A busy machine must not turn orders into denials here.
-    patient = {"TRADE2026_OMS__RISK_SERVICE__TIMEOUT_SEC": "2"}
     with (
         tempfile.TemporaryDirectory() as temporary,
-        Platform(engine=asked.engine, variables=patient) as platform,
+        Platform(engine=asked.engine, patience_sec=PATIENT_SEC) as platform,
     ):
         raw = asked.raw or Path(temporary)
         raw.mkdir(parents=True, exist_ok=True)

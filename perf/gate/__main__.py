@@ -20,7 +20,7 @@ from perf.machine import describe
 from perf.platform import WORK, Platform
 from services.runtime.local_stack import Durability, PartFailed, PartUnavailable
 
-PATIENT = {"TRADE2026_OMS__RISK_SERVICE__TIMEOUT_SEC": "0.05"}
+PATIENCE_SEC = 0.05
 ALL = ("1", "2", "3", "4", "5", "6", "7")
 
 
@@ -38,13 +38,13 @@ def main() -> int:
     table = Table()
     went: list[str] = []
 
-    def platform(variables: Mapping[str, str] | None = None, *, raised: bool = False) -> Platform:
+    def platform(*, raised: bool = False, patience_sec: float | None = None) -> Platform:
         return Platform(
             workers=asked.workers,
             profile=asked.profile,
             engine=asked.engine,
             raised=raised,
-            variables=variables,
+            patience_sec=patience_sec,
         )
 
     try:
@@ -101,8 +101,8 @@ def _run_6(
         return
     went.append(f"Run {name}, {outcome.timeouts:.1%} risk_timeout: {outcome.time_went}.")
     # Repeated with more patience, so that everything but the timeouts can be judged too.
-    patient = f"{name}, timeout_sec 0.05"
-    with platform(PATIENT, raised=raised) as started:
+    patient = f"{name}, timeout_sec {PATIENCE_SEC:g}"
+    with platform(raised=raised, patience_sec=PATIENCE_SEC) as started:
         again = load_run.run_6(started, table, patient, seconds, raised=raised)
     went.append(f"Run {patient}, {again.timeouts:.1%} risk_timeout: {again.time_went}.")
 
