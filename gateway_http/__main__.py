@@ -22,6 +22,7 @@ from gateway_http.targets import REMOTE_TIMEOUT_SEC, Binding, remote
 from services.runtime.health import HealthBoard, Probe
 from services.runtime.http_server import serve
 from services.runtime.telemetry import configure_logging, get_logger
+from trade2026.channel import open_channel
 from trade2026.oms.v1 import order_service_pb2, reconciliation_service_pb2
 from trade2026.risk.v1 import risk_service_pb2
 
@@ -49,16 +50,20 @@ _log = get_logger("gateway")
 def main() -> None:
     arguments = _arguments(sys.argv[1:])
     configure_logging("gateway", "INFO")
-    uvloop.run(run(arguments.target, arguments.host, arguments.port, arguments.timeout))
+    uvloop.run(
+        run(arguments.target, arguments.host, arguments.port, arguments.timeout, arguments.authorities)
+    )
 
 
-async def run(targets: Sequence[tuple[str, str]], host: str, port: int, timeout_sec: float) -> None:
+async def run(
+    targets: Sequence[tuple[str, str]], host: str, port: int, timeout_sec: float, authorities: str = ""
+) -> None:
     """Serves until SIGTERM or SIGINT. `targets` are pairs of a name (empty: all) and an address."""
     board = HealthBoard(PROBE_INTERVAL_SEC)
     channels: list[grpc.aio.Channel] = []
     bindings: list[Binding] = []
     for name, address in targets:
-        channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        channel = open_channel(address, _CHANNEL_OPTIONS, authorities)
         channels.append(channel)
         board.register(address, critical=True, probe=_probe(channel))
         for services in [SERVICES[name]] if name else SERVICES.values():
@@ -111,6 +116,12 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
         type=float,
         default=REMOTE_TIMEOUT_SEC,
         help="seconds that a unary call may take (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--authorities",
+        default="",
+        metavar="FILE",
+        help="PEM of those who vouch for the targets: calls are encrypted",
     )
     return parser.parse_args(words)
 

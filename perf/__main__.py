@@ -102,6 +102,12 @@ class Session:
             self.measure(cases.checks(platform, self.floors)[:1])
             self.measure(cases.orders(platform, self.floors)[:3])
 
+    def tls(self) -> None:
+        """Unary calls and batches when gRPC is encrypted, between oms and risk too."""
+        with Platform(tls=True, patience_sec=PATIENT_SEC) as platform:
+            self.measure(cases.checks(platform, self.floors)[:4])
+            self.measure(cases.orders(platform, self.floors)[1:3])
+
     def native(self) -> None:
         """Unary calls on the native engine."""
         with Platform(engine="native") as platform:
@@ -176,6 +182,7 @@ PARTS: Final = (
     "naive",
     "strict",
     "two-workers",
+    "tls",
     "native",
     "saturation",
     "growth",

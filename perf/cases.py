@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from perf import requests as r
@@ -29,6 +30,7 @@ def grpc(
     in_flight: int = IN_FLIGHT,
     rate: int = 0,
     connections: int = 1,
+    authorities: Path | None = None,
 ) -> Drive:
     """A load by the gRPC tool."""
 
@@ -42,6 +44,7 @@ def grpc(
             concurrency=in_flight,
             rate=rate,
             connections=connections,
+            authorities=authorities,
         )
 
     return drive
@@ -79,7 +82,7 @@ def checks(platform: Platform, floors: Floors) -> list[Case]:
             name=name,
             group="check",
             setting=platform.setting,
-            drive=grpc(risk, r.CHECK, one, **load),
+            drive=grpc(risk, r.CHECK, one, authorities=platform.authorities, **load),
             pids=pids,
             floor=grpc(floor.address, r.CHECK, one, **load),
             floor_name=floor.name,
@@ -106,7 +109,7 @@ def checks(platform: Platform, floors: Floors) -> list[Case]:
             name=f"BatchCheck of {CHECKS_A_BATCH}, 8 in flight",
             group="check",
             setting=platform.setting,
-            drive=grpc(risk, r.BATCH_CHECK, batch, in_flight=8),
+            drive=grpc(risk, r.BATCH_CHECK, batch, in_flight=8, authorities=platform.authorities),
             pids=pids,
             floor=grpc(floor.address, r.BATCH_CHECK, batch, in_flight=8),
             floor_name=floor.name,
@@ -131,7 +134,7 @@ def reservations(platform: Platform, floors: Floors) -> list[Case]:
             name=name,
             group="reserve",
             setting=platform.setting,
-            drive=grpc(risk, r.RESERVE, messages, **load),
+            drive=grpc(risk, r.RESERVE, messages, authorities=platform.authorities, **load),
             pids=_pids(platform, "risk", "valkey"),
             floor=grpc(floor.address, r.RESERVE, messages, **load),
             floor_name=floor.name,
@@ -179,14 +182,14 @@ def orders(platform: Platform, floors: Floors, rate: int = ORDER_RATE) -> list[C
         ),
         case(
             f"orders by gRPC batches of {ORDERS_A_BATCH}, {rate:,}/s",
-            grpc(oms, r.BATCH_SUBMIT, batched, rate=batch_rate),
+            grpc(oms, r.BATCH_SUBMIT, batched, rate=batch_rate, authorities=platform.authorities),
             grpc(engine.address, r.BATCH_SUBMIT, batched, rate=batch_rate),
             engine,
             ORDERS_A_BATCH,
         ),
         case(
             f"orders by unary gRPC, {rate:,}/s",
-            grpc(oms, r.SUBMIT, r.orders(), rate=rate),
+            grpc(oms, r.SUBMIT, r.orders(), rate=rate, authorities=platform.authorities),
             grpc(engine.address, r.SUBMIT, r.orders(), rate=rate),
             engine,
         ),

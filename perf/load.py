@@ -83,16 +83,19 @@ def grpc_load(
     requests: int = 0,
     connections: int = 1,
     reflection: bool = False,
+    authorities: Path | None = None,
 ) -> Load:
     """Runs ghz for `seconds`. With `rate` the load is open-loop (`--async`): requests start on time, answered
     or not; otherwise `concurrency` callers wait for their answers, until `requests` are sent if it is given.
 
-    `data` may use ghz's templates, for example `{{.RequestNumber}}`; a list is sent in turn.
+    `data` may use ghz's templates, for example `{{.RequestNumber}}`; a list is sent in turn. With
+    `authorities`, a PEM file, the calls are encrypted.
     """
     count = requests or round(rate * seconds)
     command = [
         tool("ghz"),
-        *("--insecure", "--format", "json", "--call", call),
+        *(("--insecure",) if authorities is None else ("--cacert", str(authorities))),
+        *("--format", "json", "--call", call),
         *("--concurrency", str(concurrency), "--connections", str(connections)),
         *(("--total", str(count)) if count else ("--duration", f"{seconds}s", "--duration-stop", "wait")),
         *("--data-file", "{data}", "--timeout", "20s"),

@@ -15,6 +15,7 @@ import httpx
 import psycopg
 import redis
 
+from perf.certificates import Identity, identity
 from perf.load import ROOT
 from perf.scrape import Metrics, scrape
 from services.runtime.local_stack import Durability, PartFailed, StackProcess
@@ -42,6 +43,15 @@ RAISED_LIMITS: Final = {
 _PARTITIONS: Final = 16
 
 
+def _encrypted(files: Identity) -> dict[str, str]:
+    services = {
+        f"TRADE2026_{service}__SERVICE__{name}": str(file)
+        for service in ("RISK", "OMS")
+        for name, file in (("GRPC_CERTIFICATE", files.certificate), ("GRPC_KEY", files.key))
+    }
+    return {**services, "TRADE2026_OMS__RISK_SERVICE__GRPC_AUTHORITIES": str(files.authorities)}
+
+
 class Platform:
     """A running platform. A context manager: started and healthy inside, gone with its data afterwards.
 
@@ -56,18 +66,20 @@ class Platform:
         engine: str = "grpcio",
         raised: bool = True,
         patience_sec: float | None = None,
+        tls: bool = False,
         variables: Mapping[str, str] | None = None,
         keep: bool = False,
     ) -> None:
         """`raised`: with limits that let every order pass. `patience_sec`: deadline of a reservation instead
-        of the documented 5 ms, so that a busy machine gives orders that are filled and not denials. `keep`
-        leaves data and logs where they are at the end."""
+        of the documented 5 ms, so that a busy machine gives orders that are filled and not denials. `tls`:
+        gRPC is encrypted, between oms and risk too. `keep` leaves data and logs where they are at the end."""
         WORK.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix="platform-", dir=WORK))
         self.workers = workers
         self.profile = profile
         self.engine = engine
         self.patience_sec = patience_sec
+        self._identity = identity(self.folder / "identity") if tls else None
         self._keep = keep
         engines = {} if engine == "grpcio" else {
             f"TRADE2026_{service}__SERVICE__GRPC_ENGINE": engine for service in ("RISK", "OMS")
@@ -78,6 +90,7 @@ class Platform:
             **(RAISED_LIMITS if raised else {}),
             **({} if patience_sec is None else {RISK_DEADLINE: str(patience_sec)}),
             **engines,
+            **({} if self._identity is None else _encrypted(self._identity)),
             **(variables or {}),
         }
         self.stack = self._new_stack()
@@ -87,7 +100,13 @@ class Platform:
         """What every table says of it."""
         workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
         patience = "" if self.patience_sec is None else f", timeout_sec {self.patience_sec:g}"
-        return f"{self.engine}, {workers}, {self.profile.value}{patience}"
+        tls = "" if self._identity is None else ", TLS"
+        return f"{self.engine}, {workers}, {self.profile.value}{tls}{patience}"
+
+    @property
+    def authorities(self) -> Path | None:
+        """PEM file by which a gRPC client knows the services; None: gRPC is not encrypted."""
+        return None if self._identity is None else self._identity.authorities
 
     def _new_stack(self) -> StackProcess:
         return StackProcess(

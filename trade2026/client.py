@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeVar
 
 import grpc
@@ -24,6 +25,7 @@ from google.rpc import error_details_pb2
 from google.type.decimal_pb2 import Decimal as DecimalMessage
 from grpc_status import rpc_status
 
+from trade2026.channel import open_channel
 from trade2026.oms.v1 import order_pb2, order_service_pb2_grpc
 from trade2026.risk.v1 import risk_pb2, risk_service_pb2_grpc
 from trade2026.type.v1 import order_pb2 as type_pb2
@@ -105,8 +107,8 @@ def new_order(
 
 
 class _Client:
-    def __init__(self, target: str) -> None:
-        self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+    def __init__(self, target: str, authorities: str | Path) -> None:
+        self._channel = open_channel(target, CHANNEL_OPTIONS, authorities)
 
     async def __aenter__(self) -> Self:
         return self
@@ -122,9 +124,19 @@ class _Client:
 class OmsClient(_Client):
     """Calls `trade2026.oms.v1.OrderService`. Failed calls raise `grpc.aio.AioRpcError`."""
 
-    def __init__(self, target: str = "127.0.0.1:18099", *, timeout_sec: float = CALL_TIMEOUT_SEC) -> None:
-        """`target` is `host:port`; `timeout_sec` bounds each call, not all the repetitions of one."""
-        super().__init__(target)
+    def __init__(
+        self,
+        target: str = "127.0.0.1:18099",
+        *,
+        timeout_sec: float = CALL_TIMEOUT_SEC,
+        authorities: str | Path = "",
+    ) -> None:
+        """`target` is `host:port`; `timeout_sec` bounds each call, not all the repetitions of one.
+
+        The connection is encrypted when `authorities` names a PEM file of those who may vouch for the server;
+        raises `OSError` when it cannot be read.
+        """
+        super().__init__(target, authorities)
         self._timeout_sec = timeout_sec
         self.stub: Any = order_service_pb2_grpc.OrderServiceStub(self._channel)
         """Every method of the service, without deadline and retries."""
@@ -315,9 +327,15 @@ class OmsClient(_Client):
 class RiskClient(_Client):
     """Calls `trade2026.risk.v1.RiskService`. Failed calls raise `grpc.aio.AioRpcError`."""
 
-    def __init__(self, target: str = "127.0.0.1:18103", *, timeout_sec: float = CALL_TIMEOUT_SEC) -> None:
+    def __init__(
+        self,
+        target: str = "127.0.0.1:18103",
+        *,
+        timeout_sec: float = CALL_TIMEOUT_SEC,
+        authorities: str | Path = "",
+    ) -> None:
         """See `OmsClient`."""
-        super().__init__(target)
+        super().__init__(target, authorities)
         self._timeout_sec = timeout_sec
         self.stub: Any = risk_service_pb2_grpc.RiskServiceStub(self._channel)
         """Every method of the service, without deadline and retries."""

@@ -336,6 +336,7 @@ class Worker:
             LedgerFacts(ledger.identity, self._settings.ledger.partitions),
             changed,
             ledger.set_opening_cash,
+            authorities=settings.grpc_authorities,
         )
         client = RiskClient(channels, settings.timeout_sec)
         channels.open()

@@ -12,6 +12,7 @@ import grpc
 from services.runtime.ids import new_ulid
 from services.runtime.tasks import end
 from services.runtime.telemetry import get_logger
+from trade2026.channel import open_channel
 from trade2026.risk.v1 import risk_pb2, risk_service_pb2_grpc
 
 CHANNELS: Final = 2
@@ -63,8 +64,10 @@ class RiskChannel:
         expected: LedgerFacts,
         changed: Callable[[], None],
         learned: Callable[[Decimal], None],
+        authorities: str,
     ) -> None:
         self._target = target
+        self._authorities = authorities
         self._expected = expected
         self._changed = changed
         self._learned = learned
@@ -104,7 +107,7 @@ class RiskChannel:
         return info
 
     async def _keep(self) -> None:
-        channel = grpc.aio.insecure_channel(self._target, options=OPTIONS)
+        channel = open_channel(self._target, OPTIONS, self._authorities)
         self._stub = risk_service_pb2_grpc.RiskServiceStub(channel)
         try:
             while True:
@@ -166,12 +169,14 @@ class RiskChannels:
         on_change: Callable[[], None],
         on_opening_cash: Callable[[Decimal], None],
         count: int = CHANNELS,
+        authorities: str = "",
     ) -> None:
         """`on_change` is called when a connection becomes usable or stops being so, `on_opening_cash` before
-        that with the cash that risk gives to an account that is opened.
+        that with the cash that risk gives to an account that is opened. With `authorities`, a PEM file, the
+        connections are encrypted.
         """
         self._new: Callable[[], RiskChannel] = lambda: RiskChannel(
-            target, expected, on_change, on_opening_cash
+            target, expected, on_change, on_opening_cash, authorities
         )
         self._channels = [self._new() for _ in range(count)]
         self._next = 0

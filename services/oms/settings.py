@@ -86,6 +86,8 @@ class RiskServiceSettings(Section):
     """REST address of risk; its host is where gRPC is expected when `grpc_target` is empty."""
     grpc_target: str = ""
     """`host:port` of risk's gRPC side; empty: the host of `url` and port 18103."""
+    grpc_authorities: str = ""
+    """PEM file of those who may vouch for risk's certificate; empty: the connection is not encrypted."""
     timeout_sec: PositiveDuration = 0.005
     """Deadline of a reservation, counted from its sending."""
     check_endpoint: str = "/check"

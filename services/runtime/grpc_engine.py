@@ -9,8 +9,10 @@ and reflection that also resolves methods. The engine itself is behind `Engine`:
 import asyncio
 import importlib
 import inspect
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, NoReturn, Protocol
 
 import grpc
@@ -47,6 +49,8 @@ class Engine(Protocol):
     ) -> None: ...
 
     def add_insecure_port(self, address: str) -> int: ...
+
+    def add_secure_port(self, address: str, server_credentials: grpc.ServerCredentials) -> int: ...
 
     async def start(self) -> None: ...
 
@@ -85,10 +89,12 @@ async def open_server(
     workers: int = 1,
     admission: Admission | None = None,
 ) -> GrpcServer:
-    """Opens the gRPC server of `settings` (host, grpc_port, grpc_engine) and starts it.
+    """Opens the gRPC server of `settings` (host, grpc_port, grpc_engine, grpc_certificate) and starts it.
 
-    Raises `SettingsError` when the engine is not available and `OSError` when the port is taken.
+    Raises `SettingsError` when the engine is not available or the certificate cannot be used, and `OSError`
+    when the port is taken.
     """
+    credentials = _credentials(settings)
     admission = Admission(settings.grpc_max_in_flight) if admission is None else admission
     engine = _OPENERS[settings.grpc_engine](settings, workers, admission)
     for service in services:
@@ -98,11 +104,31 @@ async def open_server(
     _serve_reflection(engine, names)
     address = f"[{settings.host}]" if ":" in settings.host else settings.host
     try:
-        port = engine.add_insecure_port(f"{address}:{settings.grpc_port or 0}")
+        place = f"{address}:{settings.grpc_port or 0}"
+        port = (
+            engine.add_insecure_port(place)
+            if credentials is None
+            else engine.add_secure_port(place, credentials)
+        )
     except RuntimeError as error:
         raise OSError(f"gRPC cannot listen on {address}:{settings.grpc_port}: {error}") from None
     await engine.start()
     return GrpcServer(engine, port)
+
+
+def _credentials(settings: ServiceSettings) -> grpc.ServerCredentials | None:
+    """What the server proves itself by; None: nothing."""
+    if not settings.grpc_certificate:
+        return None
+    certificate, key = settings.grpc_certificate, settings.grpc_key
+    try:
+        # The library only says that it failed to bind; this says what is wrong with the files.
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+        return grpc.ssl_server_credentials([(Path(key).read_bytes(), Path(certificate).read_bytes())])
+    except OSError as error:
+        raise SettingsError(
+            f"service.grpc_certificate {certificate}, service.grpc_key {key}: cannot be used ({error})"
+        ) from None
 
 
 def _grpcio(settings: ServiceSettings, workers: int, admission: Admission) -> Engine:

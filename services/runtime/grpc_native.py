@@ -290,6 +290,10 @@ class NativeEngine:
             raise RuntimeError(str(error)) from None
         return self.front.bound_port
 
+    def add_secure_port(self, address: str, server_credentials: grpc.ServerCredentials) -> int:
+        """This engine has no TLS, which the settings know."""
+        raise RuntimeError("the native engine has no TLS")
+
     async def start(self) -> None:
         """Begins to take calls."""
         await self._start_inner()

@@ -102,6 +102,11 @@ class ServiceSettings(Section):
     native_trusted_clients: bool = False
     """Whether the native engine may listen off loopback. It believes the length that a client announces, so
     every client that can reach it has to be trusted; it has no TLS."""
+    grpc_certificate: str = ""
+    """PEM file of the certificate by which gRPC proves what host it is, followed by those that lead to an
+    authority; empty: gRPC is not encrypted."""
+    grpc_key: str = ""
+    """PEM file of the certificate's private key."""
     grpc_max_in_flight: int = Field(default=20_000, ge=1)
     """gRPC calls that may be open in one worker; more are refused with RESOURCE_EXHAUSTED."""
     stop_grace_sec: PositiveDuration = 20.0
@@ -113,6 +118,14 @@ class ServiceSettings(Section):
         if host not in _LOOPBACK:
             raise ValueError("callers are not authenticated: only a loopback address is allowed")
         return host
+
+    @model_validator(mode="after")
+    def _certificate_is_whole(self) -> Self:
+        if bool(self.grpc_certificate) != bool(self.grpc_key):
+            raise ValueError("grpc_certificate and grpc_key go together: set both, or none")
+        if self.grpc_certificate and self.grpc_engine == "native":
+            raise ValueError("grpc_engine native has no TLS: use grpcio, or leave grpc_certificate empty")
+        return self
 
     @model_validator(mode="after")
     def _native_among_friends(self) -> Self:

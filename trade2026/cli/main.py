@@ -73,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     reconcile.add_argument(
         "--target", default="127.0.0.1:18099", metavar="HOST:PORT", help="gRPC side of oms"
     )
+    reconcile.add_argument(
+        "--authorities", default="", metavar="FILE", help="PEM of those who vouch for oms (TLS)"
+    )
     reconcile.add_argument("--account", help="only this account")
     reconcile.add_argument("--symbol", help="only this position")
     reconcile.add_argument(

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import grpc
 
+from trade2026.channel import open_blocking_channel
 from trade2026.oms.v1 import reconciliation_service_pb2 as pb
 from trade2026.oms.v1 import reconciliation_service_pb2_grpc
 from trade2026.type.v1 import order_pb2
@@ -26,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
         request.repair.requested_by = options.by or ""
         if options.price:
             request.repair.price.value = options.price
-    with grpc.insecure_channel(options.target) as channel:
+    with open_blocking_channel(options.target, options.authorities) as channel:
         stub = reconciliation_service_pb2_grpc.ReconciliationServiceStub(channel)
         try:
             answer = stub.Reconcile(request, timeout=TIMEOUT_SEC)

@@ -22,6 +22,8 @@ DOCUMENTED = {
     "service.port": 8103,
     "service.grpc_port": 18103,
     "service.grpc_engine": "grpcio",
+    "service.grpc_certificate": "",
+    "service.grpc_key": "",
     "service.log_level": "INFO",
     "service.workers": 4,
     "valkey.url": "redis://valkey:6379",

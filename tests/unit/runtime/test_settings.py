@@ -292,3 +292,16 @@ def test_the_native_engine_is_taken_on_loopback_and_for_trusted_clients(tmp_path
 def test_native_trusted_clients_has_to_be_a_truth_value(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="native_trusted_clients"):
         reachable(tmp_path, "{native_trusted_clients: maybe}")
+
+
+@pytest.mark.parametrize(
+    ("service", "told"),
+    [
+        ("{grpc_certificate: a.pem}", "grpc_certificate and grpc_key go together"),
+        ("{grpc_key: a.pem}", "grpc_certificate and grpc_key go together"),
+        ("{grpc_certificate: a.pem, grpc_key: b.pem, grpc_engine: native}", "native has no TLS"),
+    ],
+)
+def test_a_certificate_that_cannot_be_used_is_refused(tmp_path: Path, service: str, told: str) -> None:
+    with pytest.raises(SettingsError, match=told):
+        reachable(tmp_path, service)
