@@ -45,8 +45,8 @@ class Soak:
     seconds: float
     usage: Usage
     failed_requests: int
-    submitted: int
-    """Orders answered `submitted`, as the service counts them."""
+    told: Mapping[str, int]
+    """Orders by what their client was told, as the service counts it."""
     ended: Mapping[str, int]
     """Orders in the log by how they ended."""
     fills: int
@@ -63,16 +63,32 @@ class Soak:
     """Disk space by part."""
 
     @property
+    def submitted(self) -> int:
+        """Orders answered `submitted`."""
+        return self.told.get("submitted", 0)
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """Orders that were not submitted, by the reason that their client was told."""
+        return {reason: number for reason, number in self.told.items() if reason != "submitted"}
+
+    @property
     def complaints(self) -> list[str]:
-        """What is lost, doubled or left behind; nothing when all is well."""
+        """What is refused, lost, doubled or left behind; nothing when all is well."""
         found = [f"{self.failed_requests} requests failed"] if self.failed_requests else []
-        counted = {
-            "submitted": self.submitted,
-            "filled": self.ended.get("filled", 0),
-            "fills in QuestDB": self.fills,
-            "listed": self.listed,
-        }
-        found += [f"{number:,} {name}" for name, number in counted.items() if number != self.orders]
+        if self.refused:
+            found.append(f"orders refused: {self.refused}; a lower SOAK_RATE suits this machine")
+        if sum(self.told.values()) != self.orders:
+            found.append(f"{sum(self.told.values()):,} of {self.orders:,} orders answered")
+        counted = {"filled": self.ended.get("filled", 0), "fills in QuestDB": self.fills}
+        if not self.refused:
+            # The pages show an order that was denied too, and none that was turned away at the door.
+            counted["listed"] = self.listed
+        found += [
+            f"{number:,} {name} of {self.submitted:,} submitted"
+            for name, number in counted.items()
+            if number != self.submitted
+        ]
         found += [f"{self.kept:,} ended orders still in Valkey"] if self.kept else []
         found += [f"position of {account} is not Σ of its fills" for account in self.wrong]
         return found
@@ -90,7 +106,7 @@ def _sizes(samples: list[tuple[float, float]]) -> list[float]:
 def soak(platform: Platform, orders: int, rate: int) -> Soak:
     """Sends the orders and waits until all of them have ended, are stored and have left the ledger."""
     batches = r.batches(ORDERS_A_BATCH)
-    before = platform.metrics("oms")
+    before = platform.submissions()
     began = time.monotonic()
     sent = failed = 0
     with Watch(platform.pids(), every_sec=5) as watch:
@@ -119,7 +135,7 @@ def soak(platform: Platform, orders: int, rate: int) -> Soak:
         seconds=seconds,
         usage=watch.usage,
         failed_requests=failed,
-        submitted=int((platform.metrics("oms") - before).total("oms_submissions_total", outcome="submitted")),
+        told=dict(platform.submissions() - before),
         ended=ended_orders(platform),
         fills=first_value(platform, "SELECT count() FROM fills"),
         kept=kept,
