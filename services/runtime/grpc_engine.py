@@ -9,6 +9,7 @@ and reflection that also resolves methods. The engine itself is behind `Engine`:
 import asyncio
 import importlib
 import inspect
+import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -131,7 +132,14 @@ def _credentials(settings: ServiceSettings) -> grpc.ServerCredentials | None:
         ) from None
 
 
+def _of_the_service(record: logging.LogRecord) -> bool:
+    """Whether a line of the library says that something is wrong here; an answer that comes after its caller
+    has gone does not."""
+    return record.exc_info is None or type(record.exc_info[1]).__name__ != "ExecuteBatchError"
+
+
 def _grpcio(settings: ServiceSettings, workers: int, admission: Admission) -> Engine:
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_of_the_service)
     return grpc.aio.server(
         options=(
             ("grpc.so_reuseport", 1 if workers > 1 else 0),

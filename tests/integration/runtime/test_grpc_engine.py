@@ -1,6 +1,7 @@
 """A real gRPC server of each engine, called by real clients."""
 
 import asyncio
+import logging
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ import grpc
 import pytest
 from google.protobuf import descriptor_pb2
 from google.rpc import code_pb2, error_details_pb2
+from grpc._cython import cygrpc  # type: ignore[attr-defined] # the types leave the library's core out
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
@@ -376,3 +378,13 @@ async def test_an_order_that_is_not_found_says_which(server: Running, risk: Risk
         "trade2026",
         {"order_id": "a-1"},
     )
+
+
+@pytest.mark.parametrize("engine", ["grpcio"])
+def test_an_answer_after_its_caller_has_gone_is_no_error_of_the_service(
+    server: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    library = logging.getLogger("grpc._cython.cygrpc")
+    for error in (cygrpc.ExecuteBatchError("send"), ValueError("a defect")):
+        library.error("raised in core: %s", error, exc_info=error)
+    assert [record.getMessage() for record in caplog.records] == ["raised in core: a defect"]
