@@ -5,9 +5,10 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from services.runtime.liveness import progress
 
@@ -22,6 +23,44 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Signals belong to the worker, which stops its servers in order."""
         yield
+
+
+class JoinedWrites:
+    """A transport that sends in one piece what is written to it in one turn of the loop.
+
+    The library writes head and body of a response one after the other: two system calls, and a peer that is
+    woken twice.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._written: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Has `data` sent at the end of this turn."""
+        if not self._written:
+            self._loop.call_soon(self._send)
+        self._written.append(data)
+
+    def close(self) -> None:
+        """Sends what was written, then closes."""
+        self._send()
+        self._transport.close()
+
+    def _send(self) -> None:
+        written, self._written = self._written, []
+        if written:
+            self._transport.write(written[0] if len(written) == 1 else b"".join(written))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class _Protocol(HttpToolsProtocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begins a connection."""
+        super().connection_made(JoinedWrites(cast(asyncio.Transport, transport), self.loop))  # type: ignore[arg-type]
 
 
 class HttpServer:
@@ -59,7 +98,7 @@ async def serve(
     listener = bind(host, port, reuse_port)
     config = uvicorn.Config(
         _counting_as_progress(app),
-        http="httptools",
+        http=_Protocol,
         loop="none",
         ws="none",
         lifespan="off",

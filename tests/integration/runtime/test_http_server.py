@@ -4,6 +4,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -12,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from services.runtime.http_server import SILENT_PEER_SEC, HttpServer, bind, serve
+from services.runtime.http_server import SILENT_PEER_SEC, HttpServer, JoinedWrites, bind, serve
 from services.runtime.local_stack import free_ports
 from tests.support import eventually
 
@@ -146,3 +147,40 @@ def test_accepted_connection_ends_when_its_peer_confirms_nothing() -> None:
         with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
             told = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
     assert told == SILENT_PEER_SEC * 1000
+
+
+class Recording(asyncio.Transport):
+    """Notes what happens to it."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("peer", 1)})
+        self.happened: list[bytes | str] = []
+
+    def write(self, data: Any) -> None:
+        self.happened.append(bytes(data))
+
+    def close(self) -> None:
+        self.happened.append("closed")
+
+
+async def test_what_is_written_in_one_turn_is_sent_in_one_piece() -> None:
+    below = Recording()
+    transport = JoinedWrites(below, asyncio.get_running_loop())
+    transport.write(b"head")
+    transport.write(b"body")
+    assert below.happened == []
+    await asyncio.sleep(0)
+    transport.write(b"next")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert below.happened == [b"headbody", b"next"]
+    assert transport.get_extra_info("peername") == ("peer", 1)
+
+
+async def test_what_was_written_is_sent_before_the_connection_is_closed() -> None:
+    below = Recording()
+    transport = JoinedWrites(below, asyncio.get_running_loop())
+    transport.write(b"answer")
+    transport.close()
+    await asyncio.sleep(0)
+    assert below.happened == [b"answer", "closed"]
