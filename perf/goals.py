@@ -96,8 +96,9 @@ def _orders(results: Results) -> Iterable[Judged]:
     )
     for name, setting in cases:
         row = results.row(name, setting)
-        yield _centile(f"{row.name if row else name} ({setting})", row, "P50", 3.0)
-        yield _centile(f"{row.name if row else name} ({setting})", row, "P99", 20.0)
+        what = f"{row.name} ({row.setting})" if row else f"{name} ({setting})"
+        yield _centile(what, row, "P50", 3.0)
+        yield _centile(what, row, "P99", 20.0)
 
 
 def _saturation(results: Results) -> Iterable[Judged]:

@@ -41,7 +41,7 @@ class Step:
         return (
             load.errors == 0
             and self.accepted >= 0.99 * load.requests * self.items
-            and load.rate * self.items >= 0.97 * self.rate
+            and load.rate >= 0.97 * (self.rate // self.items)
             and load.latencies["P99"] <= P99_ALLOWED_MS
             and self.measured.settled_sec <= LAG_ALLOWED_SEC
         )
