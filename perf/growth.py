@@ -20,7 +20,7 @@ from perf import requests as r
 from perf.cases import http
 from perf.load import Load, grpc_load
 from perf.measure import Measured, measure
-from perf.platform import Platform
+from perf.platform import PATIENT_SEC, Platform
 
 RATE: Final = 200
 """Orders a second while a point is measured: far from saturation, so that waiting is not what is compared."""
@@ -87,7 +87,7 @@ class Growth:
 
 def accounts(seconds: float, sizes: Sequence[int] = ACCOUNTS) -> Growth:
     """Accounts that have traded."""
-    with Platform() as platform:
+    with Platform(patience_sec=PATIENT_SEC) as platform:
         opened = 0
 
         def grow(size: int) -> None:
@@ -103,7 +103,7 @@ def accounts(seconds: float, sizes: Sequence[int] = ACCOUNTS) -> Growth:
 
 def open_orders(seconds: float, sizes: Sequence[int] = OPEN_ORDERS) -> Growth:
     """Working orders of the account that trades."""
-    with Platform() as platform:
+    with Platform(patience_sec=PATIENT_SEC) as platform:
         resting = 0
         stop = {**r.order_body(0), "account": _ACCOUNT, "type": "stop"}
         del stop["price"]
@@ -119,7 +119,7 @@ def open_orders(seconds: float, sizes: Sequence[int] = OPEN_ORDERS) -> Growth:
 
 def history(seconds: float, sizes: Sequence[int] = HISTORY) -> Growth:
     """Fills that QuestDB holds."""
-    with Platform() as platform:
+    with Platform(patience_sec=PATIENT_SEC) as platform:
         stored = 0
         httpx.post(platform.rest("oms", "/orders"), json=_order(), timeout=20).raise_for_status()
         _until(lambda: platform.query("SELECT count() FROM fills") == [(1,)])
@@ -152,7 +152,7 @@ def symbols(seconds: float, sizes: Sequence[int] = SYMBOLS) -> Growth:
     variables = {f"TRADE2026_{s}__INSTRUMENTS": json.dumps(listed) for s in ("RISK", "OMS", "LIVE_GATEWAY")}
     # The replay keeps its table of bars as recorded, unless it looks rarely.
     variables["TRADE2026_MARKET_DATA__QUESTDB__BARS_CHECK_INTERVAL_SEC"] = "86400"
-    with Platform(variables=variables) as platform, _ticking(platform, made):
+    with Platform(patience_sec=PATIENT_SEC, variables=variables) as platform, _ticking(platform, made):
         platform.query(
             "INSERT INTO daily_bars SELECT b.timestamp, s.symbol, b.open, b.high, b.low, b.close, b.volume "
             "FROM daily_bars b CROSS JOIN (SELECT cast(concat('SYM', x - 1) AS SYMBOL) symbol "
