@@ -146,7 +146,7 @@ def symbols(seconds: float, sizes: Sequence[int] = SYMBOLS) -> Growth:
     """Symbols in which the account holds a position; all have marks and a history of prices."""
     made = [f"SYM{i}" for i in range(max(sizes) - 1)]
     listed = [
-        {"symbol": name, "price_increment": 0.01, "quantity_increment": 0.00001}
+        {"symbol": name, "price_increment": 0.01, "quantity_increment": 0.001}
         for name in ("BTCUSDT", "ETHUSDT", "SOLUSDT", *made)
     ]
     variables = {f"TRADE2026_{s}__INSTRUMENTS": json.dumps(listed) for s in ("RISK", "OMS", "LIVE_GATEWAY")}

@@ -6,7 +6,7 @@ python -m perf.guard --record  writes the bounds anew: what is measured now, tim
 Ratios are of CPU time, which a busy machine moves far less than latency: steps of an order over a fixed
 piece of Python, a check and an order over a server that does nothing. Beside them stand the function calls of
 an order, which nothing else on the machine moves at all. A change that doubles the cost of a check or of an
-order fails.
+order fails; what a busy minute of the machine did is measured once more before it does.
 """
 
 from __future__ import annotations
@@ -100,20 +100,31 @@ def main() -> int:
     parser.add_argument("--record", action="store_true", help="write perf/bounds.json anew")
     asked = parser.parse_args()
     stop_in_order()
+    found: dict[str, float] = {}
+    wrong: list[str] = []
     try:
         for name in ("ghz", "vegeta", "go-noop"):
             tool(name)
-        found = measured()
+        for last in (asked.record, True):
+            try:
+                latest = measured()
+            except RuntimeError as failed:
+                wrong = [str(failed)]
+            else:
+                found = {name: min(ratio, found.get(name, ratio)) for name, ratio in latest.items()}
+                if asked.record:
+                    bounds = {name: _bound(name, ratio) for name, ratio in found.items()}
+                    BOUNDS.write_text(json.dumps(bounds, indent=2) + "\n")
+                wrong = compare(found, json.loads(BOUNDS.read_text()))
+            if last or not wrong:
+                break
+            print("\n".join(["measured once more:", *wrong]), file=sys.stderr, flush=True)
     except (ToolMissing, PartUnavailable, PartFailed) as missing:
         print(missing, file=sys.stderr)
         return 2
-    if asked.record:
-        bounds = {name: _bound(name, ratio) for name, ratio in found.items()}
-        BOUNDS.write_text(json.dumps(bounds, indent=2) + "\n")
     bounds = json.loads(BOUNDS.read_text())
     for name, ratio in found.items():
         print(f"{ratio:8.2f}  of at most {bounds.get(name, float('nan')):8.2f}  {name}")
-    wrong = compare(found, bounds)
     print("\n".join(wrong), file=sys.stderr)
     return 1 if wrong else 0
 
