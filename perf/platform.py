@@ -170,12 +170,13 @@ class Platform:
         return httpx.get(self.rest(service, path), timeout=10).raise_for_status().json()
 
     def query(self, statement: str) -> list[tuple[Any, ...]]:
-        """Rows of a QuestDB query; none when its table does not exist yet."""
+        """Rows of a QuestDB statement; none when it gives none, or its table does not exist yet."""
         host, port = self.stack.address("questdb", "pg").split(":")
         where = f"host={host} port={port} user=admin password=quest dbname=qdb"
         with psycopg.connect(where, autocommit=True) as connection:
             try:
-                return connection.execute(statement.encode()).fetchall()
+                answer = connection.execute(statement.encode())
+                return answer.fetchall() if answer.description else []
             except psycopg.DatabaseError as error:
                 if "table does not exist" in str(error):
                     return []
