@@ -14,6 +14,8 @@ from services.runtime.liveness import progress
 
 BACKLOG: Final = 4096
 KEEP_ALIVE_SEC: Final = 75
+AT_ONCE_BYTES: Final = 65_536
+"""Bytes of a response that do not wait for the end of a turn."""
 SILENT_PEER_SEC: Final = 20
 """A connection whose peer confirms nothing of what was sent for so long is dead: its event stream ends."""
 
@@ -36,12 +38,17 @@ class JoinedWrites:
         self._transport = transport
         self._loop = loop
         self._written: list[bytes] = []
+        self._size = 0
 
     def write(self, data: bytes) -> None:
-        """Has `data` sent at the end of this turn."""
+        """Has `data` sent at the end of this turn, or at once when much is waiting: a writer that goes on and
+        on has to hear from the transport that its peer does not read."""
         if not self._written:
             self._loop.call_soon(self._send)
         self._written.append(data)
+        self._size += len(data)
+        if self._size >= AT_ONCE_BYTES:
+            self._send()
 
     def close(self) -> None:
         """Sends what was written, then closes."""
@@ -49,8 +56,9 @@ class JoinedWrites:
         self._transport.close()
 
     def _send(self) -> None:
-        written, self._written = self._written, []
-        if written:
+        written, self._written, self._size = self._written, [], 0
+        # The connection may have broken in between; a closed transport refuses to be written to.
+        if written and not self._transport.is_closing():
             self._transport.write(written[0] if len(written) == 1 else b"".join(written))
 
     def __getattr__(self, name: str) -> Any:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from services.runtime.http_server import SILENT_PEER_SEC, HttpServer, JoinedWrites, bind, serve
+from services.runtime.http_server import AT_ONCE_BYTES, SILENT_PEER_SEC, HttpServer, JoinedWrites, bind, serve
 from services.runtime.local_stack import free_ports
 from tests.support import eventually
 
@@ -155,6 +155,10 @@ class Recording(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__({"peername": ("peer", 1)})
         self.happened: list[bytes | str] = []
+        self.broken = False
+
+    def is_closing(self) -> bool:
+        return self.broken
 
     def write(self, data: Any) -> None:
         self.happened.append(bytes(data))
@@ -184,3 +188,23 @@ async def test_what_was_written_is_sent_before_the_connection_is_closed() -> Non
     transport.close()
     await asyncio.sleep(0)
     assert below.happened == [b"answer", "closed"]
+
+
+async def test_nothing_is_written_to_a_connection_that_broke_meanwhile() -> None:
+    below = Recording()
+    transport = JoinedWrites(below, asyncio.get_running_loop())
+    transport.write(b"answer")
+    below.broken = True
+    await asyncio.sleep(0)
+    assert below.happened == []
+
+
+async def test_much_is_sent_at_once_so_that_a_writer_hears_of_a_peer_that_does_not_read() -> None:
+    below = Recording()
+    transport = JoinedWrites(below, asyncio.get_running_loop())
+    transport.write(b"head")
+    transport.write(bytes(AT_ONCE_BYTES))
+    assert below.happened == [b"head" + bytes(AT_ONCE_BYTES)]
+    transport.write(b"more")
+    await asyncio.sleep(0)
+    assert below.happened[1:] == [b"more"]
