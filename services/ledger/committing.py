@@ -202,6 +202,9 @@ class Committing:
             # The journal is read for it, which may take longer than a request.
             async with asyncio.timeout_at(min(item.deadline for item in batch)):
                 await self._store.continuity.ensure(partition)
+        if slot.loading is not None and not slot.fresh:
+            # What a reader asked for is on its way already; if it fails, it is asked for again below.
+            await asyncio.wait([slot.loading])
         copy = slot.copy
         # A missing or unregistered account is never taken from memory: another worker may have opened it.
         if copy is None or not slot.fresh or copy.account is None or not copy.account.registered:

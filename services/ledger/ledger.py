@@ -122,6 +122,7 @@ class Ledger:
             future.set_exception(LedgerUnavailable("the ledger is closing"))
             return future
         slot = self._slot(command.account)
+        slot.wanted = True
         self._committing.submit(slot, Item(command, future, self._loop.time() + timeout, life))
         return future
 
@@ -132,9 +133,10 @@ class Ledger:
     def cached(self, account: str) -> Account | None:
         """The copy at hand, if it may be shown; None when the account has to be read, or was never opened."""
         slot = self._slots.get(account)
-        if slot is None or slot.copy is None or not self._usable(slot):
+        if slot is None or slot.copy is None:
             return None
-        return slot.copy.account
+        slot.wanted = True
+        return slot.copy.account if self._usable(slot) else None
 
     def known_absent(self, account: str) -> bool:
         """Whether the account was read, was never opened, and nothing has changed since."""
@@ -174,10 +176,7 @@ class Ledger:
             return (await self._look(slot)).account
         if slot.copy is not None and self._usable(slot) and (slot.copy.account is not None or slot.unopened):
             return slot.copy.account
-        if slot.loading is None:
-            slot.loading = self._loop.create_task(self._look(slot))
-            slot.loading.add_done_callback(lambda task: _looked(slot, task))
-        return (await asyncio.shield(slot.loading)).account
+        return (await asyncio.shield(slot.loading or self._start_look(slot))).account
 
     def set_opening_cash(self, cash: Decimal) -> None:
         """Accounts that are opened from now on begin with `cash`."""
@@ -277,6 +276,9 @@ class Ledger:
                 slot.drop()
         elif (held := self._slots.get(account)) is not None:
             held.invalidate()
+            if self._options.read_ahead and held.wanted and held.idle and not self._closing:
+                held.wanted = False
+                self._start_look(held)
 
     def _usable(self, slot: Slot) -> bool:
         """Whether readers may be shown the slot's copy."""
@@ -285,6 +287,11 @@ class Ledger:
             and self._options.cache_accounts
             and self._loop.time() - slot.loaded_at <= self._options.position_cache_ttl
         )
+
+    def _start_look(self, slot: Slot) -> "asyncio.Task[Copy]":
+        look = slot.loading = self._loop.create_task(self._look(slot))
+        look.add_done_callback(lambda task: _looked(slot, task))
+        return look
 
     async def _look(self, slot: Slot) -> Copy:
         """Reads an account; a missing one has to be unknown to the registry too."""

@@ -20,6 +20,9 @@ class LedgerOptions:
     """Greatest age of a copy that is shown to readers, whatever tracking says."""
     cache_accounts: bool = True
     """False: every reader's look at an account reads Valkey."""
+    read_ahead: bool = False
+    """An account that another worker has changed is read again at once if it was used since the last time, so
+    that who needs it next need not wait for it."""
     allow_unsafe: bool = False
     """Take a server that may lose or evict what it confirmed."""
     socket_timeout: float = 1.0

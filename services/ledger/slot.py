@@ -69,6 +69,7 @@ class Slot:
         "unopened",
         "unsettled",
         "waiting",
+        "wanted",
     )
 
     def __init__(self, account: str) -> None:
@@ -98,6 +99,8 @@ class Slot:
         """The token that an unanswered commit expects. While it is the stored one, the next commit replaces
         it even if it has nothing else to write, so that the old one cannot land any more."""
         self.waiting: deque[Item] = deque()
+        self.wanted = False
+        """The account was used since it was last read ahead."""
 
     @property
     def idle(self) -> bool:

@@ -361,8 +361,14 @@ class Worker:
         )
         record = self._record()
         rules = SubmitRules(self._settings.risk_service.fail_closed, orders.max_open_orders_per_account)
+
+        def require_room() -> None:
+            room.require()
+            if risk is not None:
+                risk.require_room()
+
         submitter = Submitter(
-            entry, risk, ledger, dispatch, lambda: nats.is_connected, record, rules, self._clock, room.require
+            entry, risk, ledger, dispatch, lambda: nats.is_connected, record, rules, self._clock, require_room
         )
         self._refusals.append(submitter.drain)
         return submitter, GroupSubmitter(submitter, entry, risk, ledger, dispatch, record, rules, self._clock)

@@ -126,6 +126,10 @@ class SubmissionRecord:
         _unchecked.inc()
         _log.warning("order reserved unchecked", order_id=order.order_id, account=order.account, why=why)
 
+    def refused(self, reason: str) -> None:
+        """A submission was not begun, for want of room."""
+        _submissions.labels("refused", reason).inc()
+
     def answered(self, order: Order, latency_ms: float, outcome: Outcome | Exception) -> None:
         """The submission of `order` is answered, `latency_ms` after it arrived."""
         _submit_latency.observe(latency_ms)

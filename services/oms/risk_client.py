@@ -1,7 +1,8 @@
 """Reservations at risk: what arrives together travels together.
 
 One `BatchReserve` carries whatever orders arrived while earlier ones were in flight; nothing waits for more.
-A few calls may be in flight, so that one late answer does not hold up everything behind it.
+A few calls may be in flight, so that one late answer does not hold up everything behind it. How many orders
+they carry together, and how many may wait, follows what risk answers in time (`risk_load`).
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from google.rpc import code_pb2, error_details_pb2
 from grpc_status import rpc_status
 
 from services.oms.risk_channel import RiskChannel, RiskChannels
+from services.oms.risk_load import Backlog, Window
 from services.runtime.errors import (
     AlreadyExists,
     Conflict,
@@ -27,6 +29,7 @@ from services.runtime.errors import (
 )
 from services.runtime.telemetry import get_logger
 from trade2026.risk.v1 import risk_pb2
+from trade2026.type.v1 import order_pb2
 
 BATCH: Final = 64
 """Orders in one call; the contract's bound."""
@@ -34,8 +37,10 @@ IN_FLIGHT: Final = 2
 """Calls whose answer is awaited. Waiting here costs nothing of the deadline; waiting at risk does."""
 MAX_WAITING: Final = 20_000
 """Orders that may wait for their sending; a burst of 10,000 is no overload."""
-MAX_WAIT_SEC: Final = 5.0
-"""Longest wait before the sending."""
+MAX_WAIT_SEC: Final = 10.0
+"""Longest wait before the sending: what such a burst takes on a small machine."""
+STANDING_SEC: Final = 1.0
+"""A wait that shows overload, and how long what is taken then waits. A disk that stalls takes less."""
 
 TIMEOUT: Final = "risk_timeout"
 ERROR: Final = "risk_error"
@@ -87,6 +92,9 @@ class RiskClient:
         self._channels = channels
         self._timeout_sec = timeout_sec
         self._limit = in_flight
+        self._window = Window(timeout_sec, in_flight * BATCH)
+        self._backlog = Backlog(STANDING_SEC)
+        self._at_risk = 0
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Waiting] = deque()
         self._calls: set[asyncio.Task[None]] = set()
@@ -103,6 +111,15 @@ class RiskClient:
         """Orders that are not sent yet."""
         return len(self._waiting)
 
+    def require_room(self) -> None:
+        """Raises `ResourceExhausted` while more orders come than risk can check."""
+        waiting = self._waiting
+        if waiting and self._backlog.refuses(self._loop.time(), len(waiting), waiting[0].since):
+            raise ResourceExhausted(
+                f"{len(waiting)} orders wait for their risk check already; nothing was done",
+                retry_after_sec=STANDING_SEC,
+            )
+
     def reserve(self, request: risk_pb2.ReserveRequest) -> "asyncio.Future[Answer]":
         """Asks for one reservation. Must not be cancelled.
 
@@ -114,7 +131,7 @@ class RiskClient:
             raise ResourceExhausted(f"{MAX_WAITING} orders wait for their risk check; nothing was reserved")
         future: asyncio.Future[Answer] = self._loop.create_future()
         self._waiting.append(_Waiting(request, future, self._loop.time()))
-        if not self._scheduled and len(self._calls) < self._limit:
+        if not self._scheduled and self._room():
             # At the end of this turn of the loop: orders of one batch, or of one read, are all there by then.
             self._scheduled = True
             self._loop.call_soon(self._send)
@@ -134,16 +151,24 @@ class RiskClient:
 
     def _send(self) -> None:
         self._scheduled = False
-        while self._waiting and len(self._calls) < self._limit:
+        while self._waiting and (room := self._room()):
             channel = self._channels.pick()
             if channel is None:
                 self._without_channel()
                 return
-            batch = self._next_batch()
+            batch = self._next_batch(room)
             if batch:
-                call = self._loop.create_task(self._call(channel, batch), name="batch reserve")
+                self._at_risk += len(batch)
+                call = self._loop.create_task(self._call(channel, batch, room), name="batch reserve")
                 self._calls.add(call)
                 call.add_done_callback(self._called)
+
+    def _room(self) -> int:
+        """Orders that a call may carry now: its share of the window, as far as that is free; 0: none."""
+        if len(self._calls) >= self._limit:
+            return 0
+        size = self._window.size
+        return max(0, min(max(1, size // self._limit), size - self._at_risk))
 
     def _called(self, call: "asyncio.Task[None]") -> None:
         self._calls.discard(call)
@@ -152,10 +177,11 @@ class RiskClient:
         if self._waiting and not self._scheduled:
             self._send()
 
-    def _next_batch(self) -> list[_Waiting]:
+    def _next_batch(self, most: int) -> list[_Waiting]:
+        waited = len(self._waiting)
         oldest = self._loop.time() - MAX_WAIT_SEC
         batch: list[_Waiting] = []
-        while self._waiting and len(batch) < BATCH:
+        while self._waiting and len(batch) < most:
             one = self._waiting.popleft()
             if one.since < oldest:
                 one.future.set_exception(
@@ -163,6 +189,7 @@ class RiskClient:
                 )
                 continue
             batch.append(one)
+        self._backlog.left(waited - len(self._waiting))
         return batch
 
     def _without_channel(self) -> None:
@@ -187,14 +214,26 @@ class RiskClient:
         for one in waiting:
             one.future.set_exception(RiskUnreachable(reason, message))
 
-    async def _call(self, channel: RiskChannel, batch: list[_Waiting]) -> None:
-        request = risk_pb2.BatchReserveRequest(requests=[one.request for one in batch])
+    async def _call(self, channel: RiskChannel, batch: list[_Waiting], room: int) -> None:
+        """Asks for `batch`, of which there might have been `room`, and tells the window how it went."""
         sent = perf_counter()  # the loop's own time has steps of a millisecond
+        try:
+            finished = await self._ask(channel, batch, sent)
+        finally:
+            self._at_risk -= len(batch)
+        if finished:
+            self._window.answered(len(batch), room, (perf_counter() - sent) * 1000)
+        else:
+            self._window.missed(len(batch), room)
+
+    async def _ask(self, channel: RiskChannel, batch: list[_Waiting], sent: float) -> bool:
+        """Gives every order of `batch` its answer; False when the call failed, or had no time for some."""
+        request = risk_pb2.BatchReserveRequest(requests=[one.request for one in batch])
         try:
             answer = await channel.stub.BatchReserve(request, timeout=self._timeout_sec)
         except grpc.aio.AioRpcError as error:
             self._failed(channel, batch, error)
-            return
+            return False
         except BaseException:
             # Whatever it is, the orders must not wait for ever: their outcome is unknown.
             for one in batch:
@@ -203,13 +242,17 @@ class RiskClient:
         self._channels.answered(channel)
         latency_ms = (perf_counter() - sent) * 1000
         results = answer.results
+        finished = True
         for position, one in enumerate(batch):
             if position >= len(results):
                 one.future.set_exception(
                     ReservationUnknown(ERROR, "risk answered fewer orders than were asked")
                 )
                 continue
-            _settle(one.future, results[position], latency_ms)
+            result = results[position]
+            _settle(one.future, result, latency_ms)
+            finished = finished and not _too_late(result)
+        return finished
 
     def _failed(self, channel: RiskChannel, batch: list[_Waiting], error: grpc.aio.AioRpcError) -> None:
         code = error.code()
@@ -250,6 +293,14 @@ def _settle(future: "asyncio.Future[Answer]", result: risk_pb2.ReserveResult, la
         future.set_exception(ReservationUnknown(ERROR, "risk answered nothing for the order"))
 
 
+def _too_late(result: risk_pb2.ReserveResult) -> bool:
+    """Whether risk had no time to finish the order, or to begin it."""
+    if result.HasField("error"):
+        return result.error.code in _OUT_OF_TIME
+    return bool(result.response.reason == order_pb2.DENIAL_REASON_LEDGER_UNAVAILABLE)
+
+
+_OUT_OF_TIME: Final = (code_pb2.UNAVAILABLE, code_pb2.DEADLINE_EXCEEDED)
 _REFUSALS: Final[Mapping[int, type[ServiceError]]] = {
     code_pb2.ALREADY_EXISTS: AlreadyExists,
     code_pb2.RESOURCE_EXHAUSTED: ResourceExhausted,
@@ -270,6 +321,6 @@ def _error_of(status: Any) -> Exception:
         if any(detail.Unpack(info) for detail in status.details):
             return refusal(status.message, reason=info.reason, metadata=dict(info.metadata))
         return refusal(status.message)
-    if status.code in (code_pb2.UNAVAILABLE, code_pb2.DEADLINE_EXCEEDED):
+    if status.code in _OUT_OF_TIME:
         return ReservationUnknown(TIMEOUT, "risk did not finish the reservation in time")
     return ReservationUnknown(ERROR, "risk answered an error")

@@ -116,7 +116,7 @@ class Submitter:
         require_room: Callable[[], None] = lambda: None,
     ) -> None:
         """`risk` is None when it is switched off; `connected`: the journal of orders can be reached;
-        `require_room` raises `ResourceExhausted` when the journals have no room for new orders."""
+        `require_room` raises `ResourceExhausted` when no further orders can be taken."""
         self._entry = entry
         self._risk = risk
         self._ledger = ledger
@@ -146,15 +146,15 @@ class Submitter:
         `ResourceExhausted` or `Unavailable`.
         """
         started = time.perf_counter()
-        order = self._entry.read(request, self._clock.now_ns())
         self.require_ready()
+        order = self._entry.read(request, self._clock.now_ns())
         task = self.own(self._submit(order, request, started), order.order_id)
         if order.client_order_id:
             self.earlier.note_begun(order.order_id, task)
         return task
 
     def require_ready(self) -> None:
-        """Raises `Unavailable` when nothing can be sent, `ResourceExhausted` when the journals are full."""
+        """Raises `Unavailable` when nothing can be sent, `ResourceExhausted` when no more can be taken."""
         if self._stopping or not self._connected():
             raise Unavailable(
                 "oms is stopping; nothing was done"
@@ -162,7 +162,11 @@ class Submitter:
                 else "the journal of orders cannot be reached; nothing was done",
                 reason="NOT_READY",
             )
-        self._require_room()
+        try:
+            self._require_room()
+        except ResourceExhausted as refused:
+            self._record.refused(refused.reason)
+            raise
 
     async def drain(self) -> None:
         """Refuses new orders and returns when every submission that was begun is finished."""

@@ -67,8 +67,8 @@ class GroupSubmitter:
     def begin(self, request: order_pb2.SubmitOrderGroupRequest) -> "asyncio.Task[Outcomes]":
         """Starts a submission; the task has one outcome an order. Otherwise as `Submitter.begin`."""
         started = time.perf_counter()
-        orders = self._entry.read_group(request, self._clock.now_ns())
         self._submitter.require_ready()
+        orders = self._entry.read_group(request, self._clock.now_ns())
         group_id = orders[0].order_id
         task = self._submitter.own(self._submit(orders, request, started), group_id)
         self._earlier.note_group_begun(group_id, task)

@@ -261,6 +261,7 @@ def ledger_options(settings: RiskSettings) -> LedgerOptions:
         opening_cash=settings.risk_checks.initial_buying_power_usd,
         position_cache_ttl=settings.valkey.position_cache_ttl_sec,
         cache_accounts=may_cache(settings),
+        read_ahead=True,
         allow_unsafe=settings.ledger.allow_unsafe,
     )
 

@@ -50,7 +50,11 @@ def work(url: str, commands: Sequence[Command], timeout: float) -> list[Call]:
 
 async def _work(url: str, commands: Sequence[Command], timeout: float) -> list[Call]:
     options = LedgerOptions(
-        url=url, socket_timeout=timeout, remembered_denials=100_000, opening_cash=Decimal(1_000_000)
+        url=url,
+        socket_timeout=timeout,
+        remembered_denials=100_000,
+        opening_cash=Decimal(1_000_000),
+        read_ahead=True,
     )
     ledger = await _opened(options)
     turn = asyncio.Semaphore(IN_FLIGHT)

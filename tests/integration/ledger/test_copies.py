@@ -92,3 +92,48 @@ async def test_flush_behind_the_ledgers_back_is_noticed_and_denied(
         await ledger.execute(reserve(make_order("acc")))
     with pytest.raises(LedgerUnavailable, match="was opened, but is not stored"):
         await ledger.account("acc")
+
+
+async def test_an_account_in_use_is_read_again_before_anybody_asks(open_ledger: OpenLedger) -> None:
+    one, two = await open_ledger(read_ahead=True), await open_ledger()
+    await one.execute(reserve(make_order("acc")))
+    await two.execute(reserve(make_order("acc")))
+
+    def seen() -> int:
+        copy = one.cached("acc")
+        return 0 if copy is None else copy.open_orders
+
+    await eventually(lambda: seen() == 2)
+    await two.execute(reserve(make_order("acc")))
+    # Looking at it, as above, is use enough.
+    await eventually(lambda: seen() == 3)
+
+
+async def test_an_account_that_nobody_uses_is_read_ahead_once(
+    open_ledger: OpenLedger, raw: redis.Redis
+) -> None:
+    one, two = await open_ledger(read_ahead=True), await open_ledger()
+
+    def reads() -> int:
+        return int(raw.info("commandstats")["cmdstat_hgetall"]["calls"])
+
+    await one.execute(reserve(make_order("acc")))
+    before = reads()
+    # The other worker reads the account for its first commit, and this one after it.
+    await two.execute(reserve(make_order("acc")))
+    await eventually(lambda: reads() == before + 2)
+    for _ in range(20):
+        await two.execute(reserve(make_order("acc")))
+    await one.ping()
+    assert reads() == before + 2
+
+
+async def test_a_commit_takes_what_was_read_ahead(open_ledger: OpenLedger, raw: redis.Redis) -> None:
+    one, two = await open_ledger(read_ahead=True), await open_ledger()
+    for _ in range(10):
+        await one.execute(reserve(make_order("acc")))
+        await two.execute(reserve(make_order("acc")))
+    await eventually(lambda: one.cached("acc"))
+    before = raw.info("commandstats")["cmdstat_hgetall"]["calls"]
+    await one.execute(reserve(make_order("acc")))
+    assert raw.info("commandstats")["cmdstat_hgetall"]["calls"] == before

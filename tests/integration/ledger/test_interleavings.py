@@ -120,8 +120,12 @@ async def _run(
         carrier(valkey_server.url, nats_server.url),
         carrier(proxy.url, nats_server.url, realtime_positions=False),
     ):
-        options = LedgerOptions(url=proxy.url, socket_timeout=0.3, remembered_denials=10_000)
-        workers = [await Ledger.open(options, registry, NoJournal(), SystemClock()) for _ in range(3)]
+        workers = []
+        for read_ahead in (False, True, True):
+            options = LedgerOptions(
+                url=proxy.url, socket_timeout=0.3, remembered_denials=10_000, read_ahead=read_ahead
+            )
+            workers.append(await Ledger.open(options, registry, NoJournal(), SystemClock()))
         direct = await Ledger.open(LedgerOptions(url=valkey_server.url), registry, NoJournal(), SystemClock())
         everybody = [*workers, direct]
         proxy.faults = faults

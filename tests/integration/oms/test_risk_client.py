@@ -16,11 +16,13 @@ from services.oms import risk_client as module
 from services.oms.risk_channel import EJECT_AFTER, LedgerFacts, RiskChannel, RiskChannels
 from services.oms.risk_client import (
     BATCH,
+    STANDING_SEC,
     Answer,
     ReservationUnknown,
     RiskClient,
     RiskUnreachable,
 )
+from services.oms.risk_load import BEGIN
 from services.runtime.errors import AlreadyExists, InvalidArgument, ResourceExhausted
 from services.runtime.local_stack.ports import free_ports
 from services.runtime.rpc_status import abort_with
@@ -69,6 +71,20 @@ def approved(request: Any) -> Any:
     for one in request.requests:
         answer.results.add(response=risk_pb2.ReserveResponse(approved=True, order_id=one.order_id))
     return answer
+
+
+@dataclass
+class Ahead:
+    """A loop whose clock is ahead."""
+
+    loop: asyncio.AbstractEventLoop
+    by_sec: float
+
+    def time(self) -> float:
+        return self.loop.time() + self.by_sec
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loop, name)
 
 
 @pytest.fixture
@@ -142,7 +158,72 @@ async def test_orders_of_one_turn_leave_together_and_later_ones_with_the_next_ca
 async def test_no_call_carries_more_than_the_contract_allows(desk: Desk, risk: Risk) -> None:
     answers = await asyncio.gather(*(desk.reserve(str(n)) for n in range(3 * BATCH + 1)))
     assert [answer.response.order_id for answer in answers] == [str(n) for n in range(3 * BATCH + 1)]
+    assert max(map(len, risk.batches)) <= BATCH
+
+
+async def test_calls_carry_more_while_risk_answers_in_time_and_fewer_when_it_does_not(
+    desk: Desk, risk: Risk
+) -> None:
+    await asyncio.gather(*(desk.reserve(str(n)) for n in range(10_000)))
+    assert len(risk.batches[0]) == BEGIN // 2
     assert max(map(len, risk.batches)) == BATCH
+    at_best = len(risk.batches)
+
+    async def some_unfinished(request: Any) -> Any:
+        answer = approved(request)
+        if len(request.requests) > 20:
+            answer.results[0].error.code = code_pb2.UNAVAILABLE
+        return answer
+
+    risk.behave = some_unfinished
+    await asyncio.gather(*(desk.reserve(str(n)) for n in range(2000)), return_exceptions=True)
+    smaller = [len(batch) for batch in risk.batches[at_best:]]
+    assert smaller[0] == BATCH
+    assert max(smaller[-20:]) <= 21
+
+
+async def test_what_is_at_risk_never_exceeds_the_window(desk: Desk, risk: Risk) -> None:
+    at_risk = most = 0
+
+    async def count(request: Any) -> Any:
+        nonlocal at_risk, most
+        at_risk += len(request.requests)
+        most = max(most, at_risk)
+        await asyncio.sleep(0.001)
+        at_risk -= len(request.requests)
+        return approved(request)
+
+    risk.behave = count
+    await asyncio.gather(*(desk.reserve(str(n)) for n in range(BEGIN)))
+    assert most == BEGIN
+
+
+async def test_a_queue_that_stands_takes_no_more_and_a_burst_is_no_such_queue(
+    desk: Desk, risk: Risk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = asyncio.Event()
+
+    async def wait(request: Any) -> Any:
+        await gate.wait()
+        return approved(request)
+
+    risk.behave = wait
+    desk.client.require_room()
+    burst = []
+    for number in range(1000):
+        desk.client.require_room()
+        burst.append(desk.reserve(str(number)))
+    now = asyncio.get_running_loop().time
+    start = now()
+    monkeypatch.setattr(desk.client, "_loop", Ahead(asyncio.get_running_loop(), STANDING_SEC + 0.01))
+    with pytest.raises(ResourceExhausted) as refused:
+        desk.client.require_room()
+    assert refused.value.retry_after_sec == STANDING_SEC
+    monkeypatch.undo()
+    assert now() - start < STANDING_SEC
+    gate.set()
+    await asyncio.wait(burst)
+    desk.client.require_room()
 
 
 async def test_a_deadline_missed_is_a_timeout_of_unknown_outcome(desk: Desk, risk: Risk) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.oms.clients import InProcess, OverRest
+from services.runtime.errors import Code, ResourceExhausted
+from tests.contract.oms.clients import InProcess, OverRest, Refusal
 from tests.integration.oms.orders import limit_buy, market_buy, orders_of, reserved_of, until_state
 from tests.integration.oms.platform import OmsPlatform, freeze, thaw
 from tests.integration.oms.worker import WorkerInProcess
@@ -56,6 +57,37 @@ async def _seen_late(platform: OmsPlatform, order_id: str) -> None:
         await eventually(answered, within_sec=3)
     except AssertionError:
         return
+
+
+async def test_more_than_risk_can_check_is_refused_early_and_what_was_taken_is_carried_out(
+    platform: OmsPlatform, account: str
+) -> None:
+    async with WorkerInProcess(platform, {"TRADE2026_OMS__RISK_SERVICE__TIMEOUT_SEC": "20"}) as worker:
+        oms = InProcess(worker.service)
+        await oms.call("SubmitOrder", market_buy(account))
+        freeze(platform.risk)
+        # More than may be at risk at a time, so that some wait here.
+        taken = [asyncio.create_task(oms.call("SubmitOrder", market_buy(account))) for _ in range(100)]
+
+        def refused() -> bool:
+            try:
+                worker.service._desk.submitter.require_ready()
+            except ResourceExhausted:
+                return True
+            return False
+
+        await eventually(refused, within_sec=5)
+        with pytest.raises(Refusal) as refusal:
+            await oms.call("SubmitOrder", limit_buy(account, client_order_id="too-much"))
+        assert refusal.value.code is Code.RESOURCE_EXHAUSTED
+        assert refusal.value.retry_sec > 0
+        thaw(platform.risk)
+        answers = await asyncio.gather(*taken)
+        assert {answer["status"] for answer in answers} == {"submitted"}
+        again = await oms.call("SubmitOrder", limit_buy(account, client_order_id="too-much"))
+        assert again["status"] == "submitted"
+        orders = await orders_of(oms, account)
+        assert len({order["order_id"] for order in orders}) == len(orders) == 102
 
 
 async def test_a_killed_risk_is_a_risk_error_until_it_is_back(
