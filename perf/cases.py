@@ -57,12 +57,20 @@ def http(
     in_flight: int = IN_FLIGHT,
     rate: int = 0,
     count_answers: bool = False,
+    connections: int = 512,
 ) -> Drive:
     """A load by the HTTP tool."""
     targets = [r.target(url, body) for body in bodies]
 
     def drive(run: int, seconds: float) -> Load:
-        return http_load(targets, seconds=seconds, rate=rate, workers=in_flight, count_answers=count_answers)
+        return http_load(
+            targets,
+            seconds=seconds,
+            rate=rate,
+            workers=in_flight,
+            connections=connections,
+            count_answers=count_answers,
+        )
 
     return drive
 

@@ -11,6 +11,8 @@ from perf.measure import Row
 from perf.saturation import Curve
 
 NAIVE_FACTOR: Final = 18.0
+CARRIED_OUT: Final = 0.7
+WAITED_MS: Final = 3000.0
 _PATIENT: Final = "timeout_sec"
 
 
@@ -107,6 +109,20 @@ def _saturation(results: Results) -> Iterable[Judged]:
     for curve in results.curves:
         what = f"saturation by {curve.name} ({curve.setting})"
         yield Judged(what, "≥ 3,000/s", f"{curve.highest:,}/s", curve.highest >= 3000)
+        yield _graceful(curve)
+
+
+def _graceful(curve: Curve) -> Judged:
+    """Beyond saturation nothing collapses: as much is carried out as ever, soon, and the rest refused."""
+    step = curve.overload
+    waited = step.measured.load.accepted.get("P99", float("inf"))
+    refused = step.measured.outcomes.get("OVERLOADED", 0)
+    return Judged(
+        f"{curve.name}, {step.rate:,}/s offered ({curve.setting})",
+        f"≥ {CARRIED_OUT:g} × the most ever accepted, P99 of the accepted ≤ {WAITED_MS:,.0f} ms",
+        f"{step.accepted_rate:,.0f}/s of {curve.best:,.0f}/s, {waited:,.0f} ms, {refused:,} refused early",
+        step.accepted_rate >= CARRIED_OUT * curve.best and waited <= WAITED_MS,
+    )
 
 
 def _growth(results: Results) -> Iterable[Judged]:

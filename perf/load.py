@@ -51,6 +51,8 @@ class Load:
     """Requests by status: gRPC code or HTTP status and error text."""
     answers: dict[str, int] = field(default_factory=dict)
     """Successful answers by their content, where the case asked to count them."""
+    accepted: dict[str, float] = field(default_factory=dict)
+    """Latencies of the requests that ended with OK or 200."""
 
     @property
     def rate(self) -> float:
@@ -116,6 +118,7 @@ def grpc_load(
         offered_rate=rate,
         latencies=centiles(entry["latency"] / 1e6 for entry in details),
         outcomes=dict(outcomes),
+        accepted=centiles(entry["latency"] / 1e6 for entry in details if entry["status"] == "OK"),
     )
 
 
@@ -149,7 +152,9 @@ def http_load(
         results = Path(folder) / "results"
         with results.open("wb") as output:
             subprocess.run(attack, stdout=output, check=True)
-        latencies, outcomes, answers = [], Counter[str](), Counter[str]()
+        latencies: list[float] = []
+        accepted: list[float] = []
+        outcomes, answers = Counter[str](), Counter[str]()
         first, last = math.inf, 0.0
         for line in _lines([tool("vegeta"), "encode", "--to", "json", str(results)]):
             entry = json.loads(line)
@@ -157,7 +162,10 @@ def http_load(
             if error == _NO_MORE:
                 continue
             latencies.append(entry["latency"] / 1e6)
-            outcomes["200" if code == 200 else f"{code} {error}".strip()] += 1
+            if code == 200:
+                accepted.append(latencies[-1])
+            # What went wrong comes last in an error; before it stand the ports of this one connection.
+            outcomes["200" if code == 200 else f"{code or ''} {error.rpartition(': ')[2]}".strip()] += 1
             if count_answers and code == 200:
                 answer = json.loads(base64.b64decode(entry["body"]))
                 answers[answer_word(answer)] += 1
@@ -171,6 +179,7 @@ def http_load(
         latencies=centiles(latencies),
         outcomes=dict(outcomes),
         answers=dict(answers),
+        accepted=centiles(accepted),
     )
 
 

@@ -30,13 +30,13 @@ def draw(results: Results, folder: Path) -> list[tuple[str, str]]:
 def _saturation(results: Results, folder: Path) -> tuple[str, str]:
     figure, axes = pyplot.subplots(figsize=(8, 4.5))
     for curve in results.curves:
-        steps = sorted(curve.steps, key=lambda step: step.rate)
+        steps = sorted((step for step in curve.steps if not step.held), key=lambda step: step.rate)
         rates = [step.rate for step in steps]
         line = axes.plot(
             rates,
             [step.measured.load.latencies["P50"] for step in steps],
             marker="o",
-            label=f"{curve.name}, P50",
+            label=f"{curve.name} ({curve.setting}), P50",
         )[0]
         axes.plot(
             rates,
@@ -44,7 +44,7 @@ def _saturation(results: Results, folder: Path) -> tuple[str, str]:
             marker="o",
             linestyle="--",
             color=line.get_color(),
-            label=f"{curve.name}, P99",
+            label=f"{curve.name} ({curve.setting}), P99",
         )
     axes.set(xlabel="orders offered a second", ylabel="latency, ms", yscale="log")
     return save(figure, axes, folder, "Latency against offered load", "saturation.svg")

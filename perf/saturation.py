@@ -15,9 +15,15 @@ from perf.platform import Platform
 STEPS: Final = (250, 500, 750, 1000, 1250, 1500, 2000, 2500, 3000, 3500, 4000, 5000, 6000, 8000)
 LAG_ALLOWED_SEC: Final = 1.0
 """Time after the last answer by which the last order has to be filled and told."""
-P99_ALLOWED_MS: Final = 100.0
-BEYOND: Final = 1.5
-"""The overload that is shown, as a multiple of the highest rate."""
+P99_ALLOWED_MS: Final = 1000.0
+"""Beyond it a queue stands."""
+BEYOND: Final = 2.0
+"""The climb ends where this multiple of the best rate accepted so far is offered."""
+HELD: Final = 6
+"""A highest rate has to be kept up with for so many times the length of a step."""
+_TRIES: Final = 3
+_CONNECTIONS: Final = 2000
+"""Of the HTTP tool: with fewer an overload would wait there instead of being refused here."""
 _SETTLE_SEC: Final = 120.0
 
 
@@ -28,11 +34,19 @@ class Step:
     rate: int
     measured: Measured
     items: int
+    held: bool = False
+    """It went on for longer, to see whether the rate can be kept up with."""
 
     @property
     def accepted(self) -> int:
         """Orders that were submitted to the venue."""
         return self.measured.outcomes.get("submitted", 0)
+
+    @property
+    def accepted_rate(self) -> float:
+        """The same a second."""
+        load = self.measured.load
+        return self.accepted / load.seconds if load.seconds else 0.0
 
     @property
     def kept_up(self) -> bool:
@@ -52,12 +66,14 @@ class Step:
         return {
             "offered": self.rate,
             "answered": load.rate * self.items,
-            "accepted": self.accepted / load.seconds if load.seconds else 0.0,
+            "accepted": self.accepted_rate,
             "latencies": load.latencies,
+            "latencies_accepted": load.accepted,
             "outcomes": dict(self.measured.outcomes),
             "errors": load.errors,
             "settled_sec": self.measured.settled_sec,
             "kept_up": self.kept_up,
+            "held": self.held,
         }
 
 
@@ -71,8 +87,18 @@ class Curve:
 
     @property
     def highest(self) -> int:
-        """The highest offered rate at which fills kept up, orders/s; 0 when none did."""
-        return max((step.rate for step in self.steps if step.kept_up), default=0)
+        """The highest offered rate that was held, orders/s; 0 when none was."""
+        return max((step.rate for step in self.steps if step.held and step.kept_up), default=0)
+
+    @property
+    def best(self) -> float:
+        """The most orders accepted a second at any offered rate."""
+        return max(step.accepted_rate for step in self.steps)
+
+    @property
+    def overload(self) -> Step:
+        """The step at which most was offered."""
+        return max(self.steps, key=lambda step: step.rate)
 
 
 def ways(platform: Platform) -> dict[str, Callable[[int], tuple[Drive, int]]]:
@@ -80,7 +106,10 @@ def ways(platform: Platform) -> dict[str, Callable[[int], tuple[Drive, int]]]:
     bodies = [r.order_body(number) for number in range(r.CYCLE)]
     batched = r.batches(ORDERS_A_BATCH)
     return {
-        "REST": lambda rate: (http(platform.rest("oms", "/orders"), bodies, rate=rate), 1),
+        "REST": lambda rate: (
+            http(platform.rest("oms", "/orders"), bodies, rate=rate, connections=_CONNECTIONS),
+            1,
+        ),
         f"gRPC batches of {ORDERS_A_BATCH}": lambda rate: (
             grpc(platform.grpc("oms"), r.BATCH_SUBMIT, batched, rate=rate // ORDERS_A_BATCH),
             ORDERS_A_BATCH,
@@ -90,36 +119,36 @@ def ways(platform: Platform) -> dict[str, Callable[[int], tuple[Drive, int]]]:
 
 
 def climb(platform: Platform, name: str, seconds: float) -> Curve:
-    """Offers more and more until two steps in a row do not keep up, then an overload of the best rate."""
+    """Offers more and more until far more than can be accepted, then holds the highest rate kept up with."""
     way = ways(platform)[name]
-    steps: list[Step] = []
+    curve = Curve(name, platform.setting, [])
     drive, _ = way(STEPS[0])
     drive(0, min(2.0, seconds))
     platform.settle(_SETTLE_SEC)
+
+    def step(rate: int, length: float, *, held: bool = False) -> Step:
+        drive, items = way(rate)
+        measured = measure(
+            drive,
+            rate + held,
+            length,
+            platform.pids(),
+            lambda: platform.settle(_SETTLE_SEC),
+            platform.submissions,
+        )
+        curve.steps.append(Step(rate, measured, items, held))
+        _say(name, curve.steps[-1])
+        return curve.steps[-1]
+
     for rate in STEPS:
-        steps.append(_step(platform, way, rate, seconds))
-        _say(name, steps[-1])
-        if len(steps) > 1 and not steps[-1].kept_up and not steps[-2].kept_up:
+        step(rate, seconds)
+        if rate >= BEYOND * curve.best:
             break
-    curve = Curve(name, platform.setting, steps)
-    beyond = round(BEYOND * curve.highest / ORDERS_A_BATCH) * ORDERS_A_BATCH
-    if beyond > steps[-1].rate:
-        steps.append(_step(platform, way, beyond, seconds))
-        _say(name, steps[-1])
+    kept_up = [one.rate for one in curve.steps if one.kept_up]
+    for rate in sorted(kept_up, reverse=True)[:_TRIES]:
+        if step(rate, HELD * seconds, held=True).kept_up:
+            break
     return curve
-
-
-def _step(platform: Platform, way: Callable[[int], tuple[Drive, int]], rate: int, seconds: float) -> Step:
-    drive, items = way(rate)
-    measured = measure(
-        drive,
-        rate,
-        seconds,
-        platform.pids(),
-        lambda: platform.settle(_SETTLE_SEC),
-        platform.submissions,
-    )
-    return Step(rate, measured, items)
 
 
 def _say(name: str, step: Step) -> None:
@@ -127,7 +156,8 @@ def _say(name: str, step: Step) -> None:
     print(
         f"saturation by {name}: offered {step.rate:,}/s, answered {load.rate * step.items:,.0f}/s, "
         f"P50 {load.latencies['P50']:.2f} P99 {load.latencies['P99']:.2f} ms, {step.measured.outcomes}, "
-        f"fills {step.measured.settled_sec:.2f} s later: {'kept up' if step.kept_up else 'did NOT keep up'}",
+        f"fills {step.measured.settled_sec:.2f} s later: "
+        f"{'kept up' if step.kept_up else 'did NOT keep up'}{', held' if step.held else ''}",
         file=sys.stderr,
         flush=True,
     )

@@ -113,8 +113,8 @@ class RiskClient:
 
     def require_room(self) -> None:
         """Raises `ResourceExhausted` while more orders come than risk can check."""
-        waiting = self._waiting
-        if waiting and self._backlog.refuses(self._loop.time(), len(waiting), waiting[0].since):
+        waiting, now = self._waiting, self._loop.time()
+        if self._backlog.refuses(now, len(waiting), waiting[0].since if waiting else now):
             raise ResourceExhausted(
                 f"{len(waiting)} orders wait for their risk check already; nothing was done",
                 retry_after_sec=STANDING_SEC,

@@ -56,7 +56,7 @@ class Backlog:
         self._bound = bound_sec
         self._stands = False
         self._pace = math.inf
-        """Seconds for one order to leave, as last measured; unknown at first, and then nothing is taken."""
+        """Seconds for one order to leave, in the last `bound_sec` that were measured while some waited."""
         self._begun = 0.0
         self._left = 0
 
@@ -64,17 +64,14 @@ class Backlog:
         """Whether one more is too much when `waiting` orders wait, the first of them since `oldest`."""
         if not waiting:
             self._stands = False
-            return False
-        if not self._stands:
-            if now - oldest <= self._bound:
-                return False
-            self._stands, self._pace = True, math.inf
             self._begun, self._left = now, 0
+            return False
         elapsed = now - self._begun
-        if elapsed >= self._bound / 4:
+        if elapsed >= self._bound:
             self._pace = elapsed / self._left if self._left else math.inf
             self._begun, self._left = now, 0
-        return waiting * self._pace > self._bound
+        self._stands = self._stands or now - oldest > self._bound
+        return self._stands and waiting * self._pace > self._bound
 
     def left(self, orders: int) -> None:
         """`orders` wait no longer."""

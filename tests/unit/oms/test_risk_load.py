@@ -114,13 +114,20 @@ def test_a_burst_is_taken_whole_and_what_comes_later_is_refused_while_it_is_work
     backlog = Backlog(1.0)
     for number in range(10_000):
         assert not backlog.refuses(number * 1e-5, number, 0.0)
-    assert backlog.refuses(2.0, 8000, 0.9)
-    for second in range(3, 9):
+    for second in range(1, 9):
         backlog.left(1000)
-        assert backlog.refuses(float(second), 10_000 - 1000 * second, 0.1)
+        assert backlog.refuses(second + 0.1, 10_000 - 1000 * second, 0.05)
     # The queue is as short as what leaves within the bound.
     backlog.left(1000)
-    assert not backlog.refuses(9.0, 900, 0.1)
+    assert not backlog.refuses(9.1, 900, 0.05)
+
+
+def test_a_queue_that_stands_but_moves_fast_enough_is_no_overload() -> None:
+    backlog = Backlog(1.0)
+    assert not backlog.refuses(0.0, 0, 0.0)
+    backlog.left(3000)
+    assert not backlog.refuses(1.5, 1000, 0.4)
+    assert backlog.refuses(1.6, 3000, 0.4)
 
 
 def test_overload_is_over_when_the_queue_was_empty() -> None:
