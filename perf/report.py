@@ -143,7 +143,7 @@ def _saturation(results: Results) -> list[str]:
         f"{HELD} times as long. *Accepted P99* leaves out what was refused by its status.",
         "",
         "| way | setting | offered/s | accepted/s | P50 | P99 | accepted P99 | max | fills after | kept up"
-        + " | answers |",
+        " | answers |",
         "| --- | --- |" + " ---: |" * 7 + " --- | --- |",
     ]
     for curve in results.curves:

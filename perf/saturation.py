@@ -22,7 +22,7 @@ BEYOND: Final = 2.0
 HELD: Final = 6
 """A highest rate has to be kept up with for so many times the length of a step."""
 _TRIES: Final = 3
-_CONNECTIONS: Final = 2000
+_CONNECTIONS: Final = 4000
 """Of the HTTP tool: with fewer an overload would wait there instead of being refused here."""
 _SETTLE_SEC: Final = 120.0
 
