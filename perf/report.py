@@ -142,8 +142,10 @@ def _saturation(results: Results) -> list[str]:
         "queue stands) and the last fill is booked and told within a second of the last answer. *Held*: for",
         f"{HELD} times as long. *Accepted P99* leaves out what was refused by its status.",
         "",
-        "| way | setting | offered/s | accepted/s | P50 | P99 | accepted P99 | max | fills after | kept up"
-        " | answers |",
+        (
+            "| way | setting | offered/s | accepted/s | P50 | P99 | accepted P99 | max | fills after"
+            " | kept up | answers |"
+        ),
         "| --- | --- |" + " ---: |" * 7 + " --- | --- |",
     ]
     for curve in results.curves:
