@@ -33,8 +33,10 @@ class Account:
     """Requests of the load tool."""
     answered: Mapping[str, int]
     """HTTP 200 by what the answer said: `submitted` or the reason of a denial."""
+    refused: int
+    """Requests that were answered 429: of their orders nothing was done."""
     failed: int
-    """Requests without HTTP 200: their orders may or may not exist."""
+    """Other requests without HTTP 200: their orders may or may not exist."""
     published: int
     """New orders in stream ORDERS."""
     ended: Mapping[str, int]
@@ -69,8 +71,9 @@ class Account:
             found.append(f"{self.submitted} answered submitted, {self.published} in stream ORDERS")
         if self.published != self.at_venue:
             found.append(f"{self.published} in stream ORDERS, {self.at_venue} in the log of orders")
-        if self.sent != self.denied + self.submitted + self.failed:
-            found.append(f"{self.sent} sent, {self.denied} + {self.submitted} + {self.failed} answered")
+        answered = self.denied + self.submitted + self.refused + self.failed
+        if self.sent != answered:
+            found.append(f"{self.sent} sent, {answered} answered")
         if self.fills_stored != self.fills_stream:
             found.append(f"{self.fills_stream} fills in the stream, {self.fills_stored} in QuestDB")
         if self.fills_stored < self.ended.get("filled", 0):
@@ -82,8 +85,9 @@ class Account:
         """The equation."""
         ends = {**self.ended, "canceled": self.ended.get("canceled", 0) - self.given_up}
         parts = " + ".join(f"{ends.get(end, 0)} {end}" for end in (*_ENDS[1:], "open"))
-        failed = f" + {self.failed} without HTTP 200" if self.failed else ""
-        return f"{self.sent} received = {self.denied} denied + {parts}{failed}"
+        refused = f" + {self.refused} refused by 429" if self.refused else ""
+        failed = f" + {self.failed} failed otherwise" if self.failed else ""
+        return f"{self.sent} received = {self.denied} denied + {parts}{refused}{failed}"
 
 
 def count(platform: Platform, load: Load) -> Account:
@@ -104,10 +108,12 @@ def count(platform: Platform, load: Load) -> Account:
         "SELECT count_distinct(order_id) FROM orders_log WHERE state = 'canceled' AND reason IN "
         "('risk_timeout', 'risk_error', 'not_published', 'trading_halted')",
     )
+    refused = sum(number for status, number in load.outcomes.items() if status.startswith("429"))
     return Account(
         sent=load.requests,
         answered=load.answers,
-        failed=load.errors,
+        refused=refused,
+        failed=load.errors - refused,
         published=published,
         ended=ended,
         given_up=given_up,

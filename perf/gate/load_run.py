@@ -65,6 +65,9 @@ def run_6(platform: Platform, table: Table, name: str, seconds: float, *, raised
     table.holds(name, "every order accounted for", "yes", not account.complaints, _told(account))
     table.holds(name, "open at the end", "none", not left, f"{left} after {took:.1f} s")
     table.show(name, "answers", str(dict(account.answered)))
+    if load.errors:
+        table.show(name, "answers by status", str(load.outcomes))
+        table.show(name, "latency of those with HTTP 200", spelled(load.accepted))
     table.show(name, "fills", f"{account.fills_stream:,} in the stream, {account.fills_stored:,} in QuestDB")
     if raised:
         filled = 100 * account.ended.get("filled", 0) / load.requests if load.requests else 0.0
