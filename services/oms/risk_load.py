@@ -8,7 +8,8 @@ from typing import Final
 
 BEGIN: Final = 32
 """Orders at risk at first."""
-SHRINK: Final = 0.75
+SHRINK: Final = 0.85
+"""What is left of a window after a call that was too much."""
 _AMPLE: Final = 0.75
 """Share of the deadline within which an answer shows that there may be more."""
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from services.oms.risk_load import BEGIN, Backlog, Window
+from services.oms.risk_load import BEGIN, SHRINK, Backlog, Window
 
 DEADLINE_SEC = 0.005
 IN_TIME_MS = 2.0
@@ -34,7 +34,7 @@ def test_a_missed_call_shrinks_it_and_an_answer_just_in_time_leaves_it() -> None
     window.answered(16, 16, LATE_MS)
     assert window.size == BEGIN
     window.missed(16, 16)
-    assert window.size == BEGIN * 3 // 4
+    assert window.size == int(BEGIN * SHRINK)
 
 
 def test_a_small_call_that_is_late_is_no_sign_of_too_much() -> None:
