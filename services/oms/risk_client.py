@@ -164,11 +164,10 @@ class RiskClient:
                 call.add_done_callback(self._called)
 
     def _room(self) -> int:
-        """Orders that a call may carry now: its share of the window, as far as that is free; 0: none."""
+        """Orders that a call may carry now: what is free of the window; 0: none."""
         if len(self._calls) >= self._limit:
             return 0
-        size = self._window.size
-        return max(0, min(max(1, size // self._limit), size - self._at_risk))
+        return max(0, min(BATCH, self._window.size - self._at_risk))
 
     def _called(self, call: "asyncio.Task[None]") -> None:
         self._calls.discard(call)

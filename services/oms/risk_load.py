@@ -8,6 +8,9 @@ from typing import Final
 
 BEGIN: Final = 32
 """Orders at risk at first."""
+LEAST_A_SECOND: Final = 1_000
+"""The documented load. A window below what that is within the deadline could not carry it; each order would
+only become dearer."""
 SHRINK: Final = 0.85
 """What is left of a window after a call that was too much."""
 _AMPLE: Final = 0.75
@@ -15,7 +18,7 @@ _AMPLE: Final = 0.75
 
 
 class Window:
-    """Orders that may be at risk at a time, 1 … `most`.
+    """Orders that may be at risk at a time, at most `most`.
 
     Additive increase, multiplicative decrease, as TCP does it (RFC 5681): what is sent beyond what risk can
     do within the deadline of a reservation is given up, at the price of a commit each; what waits for its
@@ -25,7 +28,8 @@ class Window:
     def __init__(self, deadline_sec: float, most: int) -> None:
         self._ample_ms = deadline_sec * 1e3 * _AMPLE
         self._most = most
-        self._size = float(min(BEGIN, most))
+        self._least = min(most, max(1.0, deadline_sec * LEAST_A_SECOND))
+        self._size = max(self._least, float(min(BEGIN, most)))
 
     @property
     def size(self) -> int:
@@ -42,7 +46,7 @@ class Window:
         """A call of `orders` was not answered in time, or some of them were not finished by then."""
         if 2 * orders > room:
             # A smaller one was late for reasons of its own.
-            self._size = max(1.0, self._size * SHRINK)
+            self._size = max(self._least, self._size * SHRINK)
 
 
 class Backlog:

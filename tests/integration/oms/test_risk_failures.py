@@ -67,7 +67,7 @@ async def test_more_than_risk_can_check_is_refused_early_and_what_was_taken_is_c
         await oms.call("SubmitOrder", market_buy(account))
         freeze(platform.risk)
         # More than may be at risk at a time, so that some wait here.
-        taken = [asyncio.create_task(oms.call("SubmitOrder", market_buy(account))) for _ in range(100)]
+        taken = [asyncio.create_task(oms.call("SubmitOrder", market_buy(account))) for _ in range(200)]
 
         def refused() -> bool:
             try:
@@ -87,7 +87,7 @@ async def test_more_than_risk_can_check_is_refused_early_and_what_was_taken_is_c
         again = await oms.call("SubmitOrder", limit_buy(account, client_order_id="too-much"))
         assert again["status"] == "submitted"
         orders = await orders_of(oms, account)
-        assert len({order["order_id"] for order in orders}) == len(orders) == 102
+        assert len({order["order_id"] for order in orders}) == len(orders) == 202
 
 
 async def test_a_killed_risk_is_a_risk_error_until_it_is_back(
