@@ -8,9 +8,10 @@ from typing import Final
 
 BEGIN: Final = 32
 """Orders at risk at first."""
+LEAST: Final = 10
 LEAST_A_SECOND: Final = 1_000
-"""The documented load. A window below what that is within the deadline could not carry it; each order would
-only become dearer."""
+"""The window never falls below `LEAST` orders, nor below what the documented load is within the deadline:
+smaller ones could not carry it, and each order would only become dearer."""
 SHRINK: Final = 0.85
 """What is left of a window after a call that was too much."""
 _AMPLE: Final = 0.75
@@ -28,7 +29,7 @@ class Window:
     def __init__(self, deadline_sec: float, most: int) -> None:
         self._ample_ms = deadline_sec * 1e3 * _AMPLE
         self._most = most
-        self._least = min(most, max(1.0, deadline_sec * LEAST_A_SECOND))
+        self._least = min(float(most), max(LEAST, deadline_sec * LEAST_A_SECOND))
         self._size = max(self._least, float(min(BEGIN, most)))
 
     @property
