@@ -121,13 +121,13 @@ class Desk:
 @pytest.fixture
 async def desk(risk: Risk, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
     # So that there is something to learn with a deadline that a busy machine keeps.
-    monkeypatch.setattr(risk_load, "LEAST_A_SECOND", 10)
+    monkeypatch.setattr(risk_load, "LEAST_A_SECOND", 5)
     made: list[RiskClient] = []
     cash: list[Decimal] = []
     channels = RiskChannels(
         f"127.0.0.1:{risk.port}", FACTS, lambda: made[0].channel_changed() if made else None, cash.append
     )
-    client = RiskClient(channels, 0.3, in_flight=2)
+    client = RiskClient(channels, 2.0, in_flight=2)
     made.append(client)
     channels.open()
     assert await channels.wait_usable(5)
