@@ -112,6 +112,9 @@ class OrderServiceServicer:
         """Checks an order, reserves it and sends it to the venue. `submitted` means that the order is in the
         journal of orders and will reach the venue. Repeating a request with the same `client_order_id` returns
         the original outcome.
+
+        RESOURCE_EXHAUSTED, with RetryInfo: OVERLOADED while more orders come than can be checked, for longer than a
+        burst, and JOURNAL_FULL; nothing was done.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,6 +44,9 @@ class OrderServiceStub:
     """Checks an order, reserves it and sends it to the venue. `submitted` means that the order is in the
     journal of orders and will reach the venue. Repeating a request with the same `client_order_id` returns
     the original outcome.
+
+    RESOURCE_EXHAUSTED, with RetryInfo: OVERLOADED while more orders come than can be checked, for longer than a
+    burst, and JOURNAL_FULL; nothing was done.
     """
     BatchSubmitOrders: _grpc.UnaryUnaryMultiCallable[_order_pb2.BatchSubmitOrdersRequest, _order_pb2.BatchSubmitOrdersResponse]
     """Submits up to 100 orders, each on its own; answers stand in the order of the requests."""
@@ -102,6 +105,9 @@ class OrderServiceAsyncStub(OrderServiceStub):
     """Checks an order, reserves it and sends it to the venue. `submitted` means that the order is in the
     journal of orders and will reach the venue. Repeating a request with the same `client_order_id` returns
     the original outcome.
+
+    RESOURCE_EXHAUSTED, with RetryInfo: OVERLOADED while more orders come than can be checked, for longer than a
+    burst, and JOURNAL_FULL; nothing was done.
     """
     BatchSubmitOrders: _aio.UnaryUnaryMultiCallable[_order_pb2.BatchSubmitOrdersRequest, _order_pb2.BatchSubmitOrdersResponse]  # type: ignore[assignment]
     """Submits up to 100 orders, each on its own; answers stand in the order of the requests."""
@@ -163,6 +169,9 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         """Checks an order, reserves it and sends it to the venue. `submitted` means that the order is in the
         journal of orders and will reach the venue. Repeating a request with the same `client_order_id` returns
         the original outcome.
+
+        RESOURCE_EXHAUSTED, with RetryInfo: OVERLOADED while more orders come than can be checked, for longer than a
+        burst, and JOURNAL_FULL; nothing was done.
         """
 
     @_abc_1.abstractmethod
