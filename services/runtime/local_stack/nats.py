@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import importlib.metadata
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from services.runtime.local_stack.durability import Durability
@@ -80,6 +80,10 @@ class NatsServer(Part):
 
     def command(self) -> Sequence[str]:
         return [str(_binary()), "--config", str(self.folder / "nats.conf")]
+
+    def environment(self) -> Mapping[str, str]:
+        # On more processors each message wakes several of its threads, and the services have none to spare.
+        return {"GOMAXPROCS": "1"}
 
     def probe(self) -> Health:
         try:

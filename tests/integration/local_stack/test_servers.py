@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from services.runtime.local_stack import (
     ValkeyServer,
     free_ports,
 )
+from services.runtime.local_stack.part import http_get
 from tests.support import is_gone, wait_until
 
 
@@ -81,6 +83,24 @@ def test_questdb_killed_and_started_again_has_the_same_port_and_rows(empty_quest
             return int(row[0]) if row else 0
 
     assert wait_until(rows) == 1
+
+
+def test_questdb_knows_every_setting_that_it_is_given(questdb_server: QuestDbServer) -> None:
+    """A name that it does not know would be ignored without a word."""
+    with psycopg.connect(questdb_server.pg_url, autocommit=True) as connection:
+        rows = connection.execute("SHOW PARAMETERS").fetchall()
+    taken = {variable: value for _, variable, value, source, *_ in rows if source == "env"}
+    given = {
+        name: value
+        for name, value in questdb_server.environment().items()
+        if not name.startswith("QDB_LOG_")  # its logger reads those itself
+    }
+    assert taken == given
+
+
+def test_nats_runs_on_one_processor(nats_server: NatsServer) -> None:
+    _, body = http_get(nats_server.addresses["monitor"], "/varz")
+    assert json.loads(body)["gomaxprocs"] == 1
 
 
 async def test_paused_server_is_not_healthy_until_it_is_resumed(nats_server: NatsServer) -> None:
