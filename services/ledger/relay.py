@@ -40,7 +40,7 @@ _retries = counter("ledger_relay_retries", "Steps of the relay that had to be re
 
 _BLOCK_MS: Final = 200
 _READ_COUNT: Final = 256
-_TRIM_INTERVAL: Final = 0.05
+_TRIM_INTERVAL: Final = 0.2
 _BEGIN_WAIT: Final = 0.1
 _RETRY_WAIT: Final = 0.05
 _RETRY_WAIT_MAX: Final = 1.0
@@ -98,7 +98,7 @@ class _Owned:
 
     def __init__(self, partition: int) -> None:
         self.partition = partition
-        self.outbox = keys.outbox(partition)
+        self.outbox = keys.outbox(partition).encode()
         self.cursor: bytes = b"0-0"
         self.entries: deque[_Entry] = deque()
         self.queues: dict[str, deque[_Entry]] = {}
@@ -261,17 +261,16 @@ class Relay:
     async def _read_all(self) -> None:
         while True:
             await self._room.wait()
-            owned = [one for one in self._owned.values() if one.life]
-            if not owned:
+            read = {one.outbox: (one, one.session) for one in self._owned.values() if one.life}
+            if not read:
                 self._changed.clear()
                 if not any(one.life for one in self._owned.values()):
                     await self._changed.wait()
                 continue
-            sessions = [one.session for one in owned]
             try:
                 answer = await self._reader.request(
                     "XREAD", "COUNT", _READ_COUNT, "BLOCK", _BLOCK_MS, "STREAMS",
-                    *(o.outbox for o in owned), *(o.cursor for o in owned),
+                    *read, *(one.cursor for one, _ in read.values()),
                 )  # fmt: skip
             except NotConnected:
                 await self._reader.wait_connected(1.0)
@@ -281,11 +280,8 @@ class Relay:
                 await asyncio.sleep(_RETRY_WAIT)
                 continue
             if answer:
-                by_name = {
-                    o.outbox.encode(): (o, session) for o, session in zip(owned, sessions, strict=True)
-                }
                 for name, found in answer.items() if isinstance(answer, dict) else answer:
-                    one, session = by_name[name]
+                    one, session = read[name]
                     if one.active and one.life and one.session == session:
                         self._take(one, found)
 
@@ -400,8 +396,8 @@ class Relay:
         while True:
             await asyncio.sleep(_TRIM_INTERVAL)
             try:
-                for owned in list(self._owned.values()):
-                    await self._trim(owned)
+                # Together, hence in one write that the server syncs once.
+                await asyncio.gather(*(self._trim(owned) for owned in self._owned.values()))
             except _VALKEY_ERRORS as error:
                 _log.debug("the outbox was not trimmed", error=str(error))
                 if isinstance(error, RequestRefused) and self._writer.connected:

@@ -1,7 +1,10 @@
 """What a client is told of a submission, and what the service counts of it."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, TypeAlias
+
+from prometheus_client import Counter
 
 from services.ledger.order import Order, OrderState
 from services.runtime.errors import Unavailable
@@ -102,13 +105,18 @@ _unchecked: Final = counter("oms_unchecked_orders", "Orders reserved without a r
 _log = get_logger("oms.submit")
 
 
+@cache
+def _told(outcome: str, reason: str) -> Counter:
+    """The counter of these labels; looking one up costs more than counting."""
+    return _submissions.labels(outcome, reason)
+
+
 class SubmissionRecord:
     """Counts and logs submissions; one line each, the message `risk check`."""
 
     def __init__(self, latency_sla_ms: float, max_latency_ms: float) -> None:
         self._latency_sla_ms = latency_sla_ms
         self._max_latency_ms = max_latency_ms
-        self._submitted = _submissions.labels("submitted", "")
 
     def risk_check(self, order: Order, verdict: str, latency_ms: float, reason: str = "") -> None:
         """What risk said of `order`, `latency_ms` after it was asked."""
@@ -128,19 +136,19 @@ class SubmissionRecord:
 
     def refused(self, reason: str) -> None:
         """A submission was not begun, for want of room."""
-        _submissions.labels("refused", reason).inc()
+        _told("refused", reason).inc()
 
     def answered(self, order: Order, latency_ms: float, outcome: Outcome | Exception) -> None:
         """The submission of `order` is answered, `latency_ms` after it arrived."""
         _submit_latency.observe(latency_ms)
         if isinstance(outcome, Submitted):
-            self._submitted.inc()
+            _told("submitted", "").inc()
         elif isinstance(outcome, Rejected):
-            _submissions.labels("rejected", outcome.reason).inc()
+            _told("rejected", outcome.reason).inc()
         else:
             reason = getattr(outcome, "reason", "")
             name = "unknown" if isinstance(outcome, Unavailable) else "error"
-            _submissions.labels(name, reason or "INTERNAL").inc()
+            _told(name, reason or "INTERNAL").inc()
         if latency_ms > self._latency_sla_ms:
             _above_sla.inc()
             if latency_ms > self._max_latency_ms:

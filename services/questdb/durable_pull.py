@@ -80,6 +80,7 @@ class DurablePull:
         self._js = client.jetstream(timeout=_API_TIMEOUT_SEC)
         self._loop = asyncio.get_running_loop()
         self._arrived: deque[Delivered] = deque()
+        self._wanted = 1
         self._first_arrival = 0.0
         self._wake = asyncio.Event()
         self._subscription: Subscription | None = None
@@ -108,6 +109,7 @@ class DurablePull:
         once `close` or `interrupt` was called. Raises `APIError` when the server refuses the consumer as
         such.
         """
+        self._wanted = size
         while not self._closed:
             now = self._loop.time()
             if len(self._arrived) >= size or (self._arrived and now >= self._first_arrival + linger_sec):
@@ -215,7 +217,8 @@ class DurablePull:
             self._first_arrival = self._last_sign
         self._arrived.append(Delivered(int(tokens[5]), subject, data, int(tokens[7]), int(tokens[4]), reply))
         self._outstanding -= 1
-        self._wake.set()
+        if self._outstanding <= 0 or len(self._arrived) in (1, self._wanted):
+            self._wake.set()
 
     def _on_status(self, subject: str, headers: Mapping[str, str]) -> None:
         status = headers.get("Status", "")

@@ -35,6 +35,8 @@ BATCHES_WAITING: Final = 4
 """Batches of rows that may wait for QuestDB before reading pauses."""
 MESSAGES_AT_ONCE: Final = 100
 """Messages read before other tasks have their turn."""
+LINGER_SEC: Final = 0.2
+"""How long a message waits for others to be read with it; rows wait for their batch anyhow."""
 RETRY_SEC: Final = 1.0
 
 _rows_stored: Final = counter(
@@ -147,7 +149,7 @@ class OrdersLogStore:
             )
             try:
                 async with reader:
-                    async for batch in reader.batches(MESSAGES_AT_ONCE):
+                    async for batch in reader.batches(MESSAGES_AT_ONCE, LINGER_SEC):
                         await self._take(owned, batch)
             except StreamRegressed as error:
                 _log.error("LEDGER lost messages; its rows are read anew", error=str(error))

@@ -1,6 +1,7 @@
 """Identifiers: ULIDs (26 characters, sortable by their millisecond) and the order ids made of them."""
 
 import os
+import random
 import time
 from typing import Final
 
@@ -12,11 +13,15 @@ _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS: Final = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
 """Crockford's base 32, ten bits at a time."""
 
+_randomness: Final = random.Random(os.urandom(32))
+# Two processes that draw the same numbers would give two orders one id.
+os.register_at_fork(after_in_child=lambda: _randomness.seed(os.urandom(32)))
+
 
 def new_ulid() -> str:
     """A new ULID: 48 bits of milliseconds since the epoch, then 80 random bits (github.com/ulid/spec)."""
     moment = time.time_ns() // 1_000_000
-    chance = int.from_bytes(os.urandom(10))
+    chance = _randomness.getrandbits(80)
     pairs = _PAIRS
     return (
         f"{pairs[moment >> 40]}{pairs[moment >> 30 & 1023]}{pairs[moment >> 20 & 1023]}"

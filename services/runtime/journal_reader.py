@@ -121,29 +121,27 @@ class StreamReader:
     ) -> None:
         await self.close()
 
-    async def batches(self, max_messages: int = 512) -> AsyncIterator[list[Message]]:
+    async def batches(self, max_messages: int = 512, linger_sec: float = 0.0) -> AsyncIterator[list[Message]]:
         """Yields lists of 1 … `max_messages` messages, in order, for ever; ends after `close`.
 
-        Whatever has arrived is one list; nothing is awaited to fill it. Outlives any absence of the server.
-        Raises `StreamRegressed`, and `nats.js.errors.BadRequestError` for subjects that the stream cannot
-        have.
+        Whatever has arrived is one list; nothing is awaited to fill it. A reader for whom nobody waits gives
+        others `linger_sec` to arrive too: fewer, longer lists. Outlives any absence of the server. Raises
+        `StreamRegressed`, and `nats.js.errors.BadRequestError` for subjects that the stream cannot have.
         """
         while not self._closed:
             consumer = self._consumer
             if consumer is not None:
                 await consumer.request(WINDOW - consumer.outstanding - len(self._arrived))
             if self._arrived:
+                if linger_sec and len(self._arrived) < max_messages:
+                    await asyncio.sleep(linger_sec)
                 yield self._take(max_messages)
                 continue
             if consumer is None or consumer.broken:
                 await self._open(consumer)
                 continue
             self._wake.clear()
-            try:
-                async with asyncio.timeout(HEARTBEAT_SEC / 2):
-                    await self._wake.wait()
-            except TimeoutError:
-                consumer.look(self._silence_sec)
+            await self._wake.wait()
 
     async def close(self) -> None:
         """Ends `batches` and removes the consumer."""
@@ -173,7 +171,7 @@ class StreamReader:
                     reason=previous.broken,
                 )
             await previous.drop()
-        consumer = self._consumer = _Consumer(self._client, self._stream, self)
+        consumer = self._consumer = _Consumer(self._client, self._stream, self, self._silence_sec)
         try:
             await consumer.open(self._subjects, self._received)
         except BadRequestError:
@@ -198,7 +196,7 @@ class StreamReader:
 class _Consumer:
     """One life of the consumer on the server. It never mends itself: once `broken`, it is replaced."""
 
-    def __init__(self, client: NatsClient, stream: str, reader: StreamReader) -> None:
+    def __init__(self, client: NatsClient, stream: str, reader: StreamReader, silence_sec: float) -> None:
         self.broken = ""
         self.outstanding = 0
         """Messages asked for and not arrived."""
@@ -213,6 +211,8 @@ class _Consumer:
         self._reconnects = client.stats["reconnects"]
         self._loop = asyncio.get_running_loop()
         self._last_sign = self._loop.time()
+        self._silence_sec = silence_sec
+        self._watch: asyncio.TimerHandle | None = None
 
     async def open(self, subjects: Sequence[str], after: int) -> None:
         """Makes the consumer, so that its first message is the first one after the sequence `after`."""
@@ -236,6 +236,7 @@ class _Consumer:
         info = await js.add_consumer(self._stream, config)
         self._name = info.name
         self._last_sign = self._loop.time()
+        self._look()
 
     @property
     def asked(self) -> bool:
@@ -247,6 +248,9 @@ class _Consumer:
         if count < WINDOW // 2 or self.broken:
             return
         self._requests += 1
+        if not self.outstanding:
+            # Nothing was asked for, so nothing could be heard.
+            self._last_sign = self._loop.time()
         self.outstanding += count
         request = {
             "batch": count,
@@ -262,17 +266,25 @@ class _Consumer:
         except NatsError as error:
             self._break(type(error).__name__)
 
-    def look(self, silence_sec: float) -> None:
-        """Breaks the consumer when the server forgot its requests: after a reconnection, or a long
-        silence."""
+    def _look(self) -> None:
+        """Breaks the consumer when the server forgot its requests: after a reconnection, or a long silence.
+
+        Looks again and again until it is broken.
+        """
+        if self.broken:
+            return
         if self._client.stats["reconnects"] != self._reconnects:
             self._break("reconnected")
-        elif self._loop.time() - self._last_sign > silence_sec:
-            self._break(f"silent for {silence_sec:g} s")
+        elif self.outstanding > 0 and self._loop.time() - self._last_sign > self._silence_sec:
+            self._break(f"silent for {self._silence_sec:g} s")
+        else:
+            self._watch = self._loop.call_later(HEARTBEAT_SEC / 2, self._look)
 
     async def drop(self) -> None:
         """Ends the subscription, and the consumer if the server can be told."""
         self.broken = self.broken or "closed"
+        if self._watch is not None:
+            self._watch.cancel()
         try:
             if self._subscription is not None and not self._client.is_closed:
                 await self._subscription.unsubscribe()

@@ -288,6 +288,50 @@ async def test_a_request_that_ran_out_is_renewed_without_a_new_consumer(
     assert await collector.end() == list(range(10))
 
 
+async def test_a_reader_that_paused_goes_on_with_its_consumer(
+    nats_client: NatsClient, publisher: Publisher, stream: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_reader, "_REQUEST_SEC", 0.3)
+    monkeypatch.setattr(journal_reader, "HEARTBEAT_SEC", 0.1)
+    reader = StreamReader(nats_client, stream, silence_sec=0.3)
+    await fill(publisher, stream, 0, 10)
+    read: list[Message] = []
+
+    def nothing_asked() -> bool:
+        return reader._consumer is not None and reader._consumer.outstanding == 0
+
+    async for batch in reader.batches():
+        read += batch
+        if len(read) == 10:
+            # Its last request runs out, and the server has nothing more to say.
+            await eventually(nothing_asked)
+            await asyncio.sleep(1)
+            await fill(publisher, stream, 10, 10)
+        if len(read) >= 20:
+            break
+    assert [int(message.data) for message in read] == list(range(20))
+    assert reader.restarts == 0
+    await reader.close()
+
+
+async def test_a_reader_that_lingers_is_given_what_comes_meanwhile_in_one_list(
+    nats_client: NatsClient, publisher: Publisher, stream: str
+) -> None:
+    reader = StreamReader(nats_client, stream)
+    batches = reader.batches(100, linger_sec=2)
+    first = asyncio.ensure_future(anext(batches))
+    await fill(publisher, stream, 0, 1)
+    await eventually(lambda: reader.pending == 1)
+    await fill(publisher, stream, 1, 9)
+    assert [int(message.data) for message in await first] == list(range(10))
+    # A full list does not wait.
+    await fill(publisher, stream, 10, 100)
+    await eventually(lambda: reader.pending == 100)
+    async with asyncio.timeout(1):
+        assert len(await anext(batches)) == 100
+    await reader.close()
+
+
 async def test_a_lost_message_is_noticed_and_read_again(
     nats_client: NatsClient, publisher: Publisher, stream: str
 ) -> None:

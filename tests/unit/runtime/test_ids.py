@@ -1,3 +1,6 @@
+import subprocess
+import sys
+import textwrap
 import time
 
 from services.runtime.ids import new_order_id, new_ulid
@@ -34,6 +37,21 @@ def test_ulids_differ_and_use_every_random_bit() -> None:
     random_bits = (1 << 80) - 1
     assert ones & random_bits == random_bits
     assert zeros & random_bits == random_bits
+
+
+def test_a_forked_process_draws_other_ulids() -> None:
+    program = textwrap.dedent(
+        """
+        import os
+        from services.runtime.ids import new_ulid
+        child = os.fork()
+        print(new_ulid()[10:], flush=True)
+        if child:
+            os.waitpid(child, 0)
+        """
+    )
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert len(set(printed.stdout.split())) == 2
 
 
 def test_an_order_id_holds_its_account() -> None:
