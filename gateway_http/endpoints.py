@@ -10,12 +10,12 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 from starlette.types import Receive, Scope, Send
 
+from gateway_http.body_clock import BodyClock
 from gateway_http.calls import OpenCalls
 from gateway_http.codec import Codec, FieldError, MalformedJson
 from gateway_http.failures import (
     Answer,
     BodyTooLarge,
-    BodyTooSlow,
     UnsupportedMediaType,
     failed,
     ok,
@@ -59,10 +59,11 @@ async def send_answer(answer: Answer, send: Send) -> None:
 class RequestSource:
     """Reads and builds the requests of one endpoint."""
 
-    __slots__ = ("_binding", "_limit")
+    __slots__ = ("_binding", "_clock", "_limit")
 
     def __init__(self, binding: RequestBinding, rule: HttpRule) -> None:
         self._binding = binding
+        self._clock = BodyClock(BODY_WITHIN_SEC)
         self._limit = MAX_BATCH_BYTES if rule.template.verb == BATCH else MAX_BODY_BYTES
 
     async def accept(
@@ -91,7 +92,7 @@ class RequestSource:
         body = b""
         if self._binding.takes_body:
             _refuse_drive_by(headers)
-            body = await _read_in_time(headers, receive, self._limit)
+            body = await self._clock.bound(_read_body(headers, receive, self._limit))
         try:
             return self._binding.build(variables, scope["query_string"], body, headers)
         except RecursionError:
@@ -102,14 +103,6 @@ def _refuse_over_bound(calls: OpenCalls) -> None:
     refusal = calls.refusal()
     if refusal is not None:
         raise refusal
-
-
-async def _read_in_time(headers: Mapping[bytes, bytes], receive: Receive, limit: int) -> bytes:
-    try:
-        async with asyncio.timeout(BODY_WITHIN_SEC):
-            return await _read_body(headers, receive, limit)
-    except TimeoutError:
-        raise BodyTooSlow(BODY_WITHIN_SEC) from None
 
 
 async def _read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int) -> bytes:
