@@ -6,7 +6,7 @@ caller settles it by publishing again under the same message id.
 """
 
 import asyncio
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 from nats.aio.subscription import Subscription
@@ -20,6 +20,8 @@ from nats.errors import (
 from services.runtime.nats_client import NatsClient, read_headers
 
 DEFAULT_TIMEOUT_SEC: Final = 5.0
+LATE_SEC: Final = 0.1
+"""How late it may be told that no acknowledgement came: one timer looks after all messages."""
 
 # Errors after which the server has certainly not stored the message (err_code of its answer).
 _NOT_STORED: Final = frozenset(
@@ -72,6 +74,11 @@ class _Answer(msgspec.Struct, gc=False):
 _decode: Final = msgspec.json.Decoder(_Answer).decode
 
 
+_Waiting: TypeAlias = tuple[asyncio.Future[PubAck], float, float]
+"""An acknowledgement that is waited for: until when, in loop time, and for how many seconds."""
+_NOBODY: Final = (None, 0.0, 0.0)
+
+
 class Publisher:
     """Publishes on one connection. One a worker is enough; `start` before use, `close` at the end."""
 
@@ -81,7 +88,8 @@ class Publisher:
         self._max_in_flight = max_in_flight
         self._loop = asyncio.get_running_loop()
         self._inbox = client.new_inbox()
-        self._waiting: dict[str, asyncio.Future[PubAck]] = {}
+        self._waiting: dict[str, _Waiting] = {}
+        self._timed = False
         self._next = 0
         self._subscription: Subscription | None = None
 
@@ -102,17 +110,19 @@ class Publisher:
         """Publishes one message and returns when the stream has stored it.
 
         `msg_id` makes it recognisable for the stream's duplicate window. Raises `PublishRefused` when it is
-        certainly not stored, and `PublishUnknown` when no answer came within `timeout` seconds, when the
-        connection broke, or when the server's error leaves it open. A cancelled call's message may be stored
-        as well.
+        certainly not stored, and `PublishUnknown` when no answer came within `timeout` seconds (told up to
+        `LATE_SEC` later), when the connection broke, or when the server's error leaves it open. A cancelled
+        call's message may be stored as well.
         """
         if len(self._waiting) >= self._max_in_flight:
             raise PublishRefused(f"{self._max_in_flight} messages are in flight")
         self._next += 1
         token = str(self._next)
         future: asyncio.Future[PubAck] = self._loop.create_future()
-        self._waiting[token] = future
-        timer = self._loop.call_later(timeout, self._expire, token, timeout)
+        self._waiting[token] = (future, self._loop.time() + timeout, timeout)
+        if not self._timed:
+            self._timed = True
+            self._loop.call_later(LATE_SEC, self._keep_time)
         try:
             try:
                 await self._client.publish_identified(subject, payload, f"{self._inbox}.{token}", msg_id)
@@ -122,7 +132,6 @@ class Publisher:
                 raise PublishRefused(f"{len(payload)} bytes are more than the server takes") from error
             return await future
         finally:
-            timer.cancel()
             self._waiting.pop(token, None)
 
     async def close(self) -> None:
@@ -136,17 +145,22 @@ class Publisher:
         self._give_up("the connection broke before the acknowledgement")
 
     def _give_up(self, reason: str) -> None:
-        for future in self._waiting.values():
+        for future, _, _ in self._waiting.values():
             if not future.done():
                 future.set_exception(PublishUnknown(reason))
 
-    def _expire(self, token: str, timeout: float) -> None:
-        future = self._waiting.get(token)
-        if future is not None and not future.done():
-            future.set_exception(PublishUnknown(f"no acknowledgement in {timeout:g} s"))
+    def _keep_time(self) -> None:
+        """Gives up the messages whose time is over, again and again while any wait."""
+        now = self._loop.time()
+        for future, until, timeout in self._waiting.values():
+            if until <= now and not future.done():
+                future.set_exception(PublishUnknown(f"no acknowledgement in {timeout:g} s"))
+        self._timed = bool(self._waiting)
+        if self._timed:
+            self._loop.call_later(LATE_SEC, self._keep_time)
 
     def _on_answer(self, subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
-        future = self._waiting.get(subject.rpartition(".")[2])
+        future, _, _ = self._waiting.get(subject.rpartition(".")[2], _NOBODY)
         if future is None or future.done():
             return
         outcome = _outcome(data, headers)
