@@ -6,6 +6,7 @@ caller.
 
 import asyncio
 import os
+import select
 import socket
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -134,8 +135,11 @@ class QuestdbPool:
         """
         lent = await self._free.get()
         try:
-            if lent is None or lent.closed:
-                lent = None  # the place in the queue stays ours if the opening fails
+            if lent is not None and _was_dropped(lent):
+                # By a server that was started anew, say: what is asked for now is asked of the new one.
+                stale, lent = lent, None
+                await stale.close()
+            if lent is None:
                 lent = await psycopg.AsyncConnection.connect(
                     self._pg_url, autocommit=True, connect_timeout=QUESTDB_CONNECT_TIMEOUT_SEC
                 )
@@ -171,6 +175,16 @@ class QuestdbPool:
             if connection is not None:
                 await connection.close()
             self._free.put_nowait(None)
+
+
+def _was_dropped(idle: "psycopg.AsyncConnection[Any]") -> bool:
+    """Whether the other side has closed a connection that nothing was asked on: only then is there something
+    to read."""
+    if idle.closed:
+        return True
+    line = select.poll()
+    line.register(idle.fileno(), select.POLLIN)
+    return bool(line.poll(0))
 
 
 @contextmanager

@@ -69,6 +69,27 @@ async def test_callers_beyond_the_connections_wait_for_a_free_one(valkey_server:
     await client.aclose()
 
 
+async def test_no_connection_of_the_pool_outlives_a_restart_of_questdb(questdb_server: QuestDbServer) -> None:
+    """Every caller after the restart is served, not only who gets the connection of the health probe."""
+    size = 3
+    pool = open_questdb(questdb_server.pg_url, questdb_server.http_url, size=size, timeout_sec=5)
+    together = asyncio.Barrier(size)
+
+    async def ask() -> list[tuple[int]]:
+        async with pool.connection() as connection:
+            await together.wait()
+            return await (await connection.execute("SELECT 1")).fetchall()
+
+    try:
+        assert await asyncio.gather(*(ask() for _ in range(size))) == [[(1,)]] * size
+        questdb_server.kill()
+        questdb_server.start()
+        await questdb_server.until_healthy()
+        assert await asyncio.gather(*(ask() for _ in range(size))) == [[(1,)]] * size
+    finally:
+        await pool.close()
+
+
 async def test_questdb_answers_and_is_back_after_a_restart(questdb_server: QuestDbServer) -> None:
     pool = open_questdb(questdb_server.pg_url, questdb_server.http_url, size=2, timeout_sec=5)
     try:
