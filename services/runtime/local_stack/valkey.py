@@ -19,9 +19,9 @@ from services.runtime.local_stack.ports import LOOPBACK
 
 DEFAULT_PORT = 6379
 
-# Both durability profiles sync before they answer: the ledger refuses a Valkey that does not. While the log is
-# rewritten a commit waits for 100 to 200 ms, and by default that is every 25 s at 800 orders/s. A longer log takes
-# longer to read at the start.
+# Both durability profiles sync before they answer: the ledger refuses a Valkey that does not.
+# While the log is rewritten, a commit waits for 100 to 200 ms; by default that is every 25 s at 800 orders/s.
+# A longer log takes longer to read at the start.
 _CONFIGURATION = """\
 bind {host}
 port {port}

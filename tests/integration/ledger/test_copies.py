@@ -133,7 +133,12 @@ async def test_a_commit_takes_what_was_read_ahead(open_ledger: OpenLedger, raw: 
     for _ in range(10):
         await one.execute(reserve(make_order("acc")))
         await two.execute(reserve(make_order("acc")))
-    await eventually(lambda: one.cached("acc"))
+
+    def read_ahead() -> bool:
+        held = one.cached("acc")
+        return held is not None and held.open_orders == 20
+
+    await eventually(read_ahead)
     before = raw.info("commandstats")["cmdstat_hgetall"]["calls"]
     await one.execute(reserve(make_order("acc")))
     assert raw.info("commandstats")["cmdstat_hgetall"]["calls"] == before
