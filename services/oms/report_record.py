@@ -1,6 +1,9 @@
 """What is logged and counted of an applied report; fills by the message `fill`."""
 
-from typing import Any, Final
+from functools import cache
+from typing import Final
+
+from prometheus_client import Counter
 
 from services.ledger.commands import ApplyReport, Effect, Outcome, ReportKind
 from services.ledger.order import OrderState
@@ -13,16 +16,15 @@ _log = get_logger("oms.reports")
 _ENDED: Final = frozenset({OrderState.CANCELED, OrderState.REJECTED, OrderState.EXPIRED, OrderState.DENIED})
 
 
-_applied_by: Final[dict[tuple[ReportKind, Effect], Any]] = {}
+@cache
+def _applied_as(kind: ReportKind, effect: Effect) -> Counter:
+    """The counter of these labels; looking one up costs more than counting."""
+    return _applied.labels(kind.value, effect.value)
 
 
 def note_applied(report: ApplyReport, outcome: Outcome) -> None:
     """Logs and counts an applied report; fills by the message `fill`."""
-    key = (report.kind, outcome.effect)
-    counted = _applied_by.get(key)
-    if counted is None:
-        counted = _applied_by[key] = _applied.labels(report.kind.value, outcome.effect.value)
-    counted.inc()
+    _applied_as(report.kind, outcome.effect).inc()
     if outcome.effect is not Effect.DONE or report.kind is not ReportKind.FILL:
         return
     order = outcome.order

@@ -133,8 +133,8 @@ class StreamReader:
             if consumer is not None:
                 await consumer.request(WINDOW - consumer.outstanding - len(self._arrived))
             if self._arrived:
-                if linger_sec and len(self._arrived) < max_messages:
-                    await asyncio.sleep(linger_sec)
+                if linger_sec and len(self._arrived) < max_messages and await self._closed_within(linger_sec):
+                    return
                 yield self._take(max_messages)
                 continue
             if consumer is None or consumer.broken:
@@ -150,6 +150,10 @@ class StreamReader:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await consumer.drop()
+
+    async def _closed_within(self, seconds: float) -> bool:
+        await asyncio.sleep(seconds)
+        return self._closed
 
     def _take(self, max_messages: int) -> list[Message]:
         if len(self._arrived) <= max_messages:

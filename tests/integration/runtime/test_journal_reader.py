@@ -274,11 +274,17 @@ async def test_a_frozen_server_loses_and_repeats_nothing(
     assert [int(message.data) for message in read] == list(range(5100))
 
 
-async def test_a_request_that_ran_out_is_renewed_without_a_new_consumer(
-    nats_client: NatsClient, publisher: Publisher, stream: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def short_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests that run out soon, and frequent heartbeats."""
     monkeypatch.setattr(journal_reader, "_REQUEST_SEC", 0.3)
     monkeypatch.setattr(journal_reader, "HEARTBEAT_SEC", 0.1)
+
+
+@pytest.mark.usefixtures("short_requests")
+async def test_a_request_that_ran_out_is_renewed_without_a_new_consumer(
+    nats_client: NatsClient, publisher: Publisher, stream: str
+) -> None:
     reader = StreamReader(nats_client, stream, silence_sec=1)
     collector = Collector(reader)
     await eventually(lambda: reader._consumer is not None and reader._consumer._requests >= 4)
@@ -288,11 +294,10 @@ async def test_a_request_that_ran_out_is_renewed_without_a_new_consumer(
     assert await collector.end() == list(range(10))
 
 
+@pytest.mark.usefixtures("short_requests")
 async def test_a_reader_that_paused_goes_on_with_its_consumer(
-    nats_client: NatsClient, publisher: Publisher, stream: str, monkeypatch: pytest.MonkeyPatch
+    nats_client: NatsClient, publisher: Publisher, stream: str
 ) -> None:
-    monkeypatch.setattr(journal_reader, "_REQUEST_SEC", 0.3)
-    monkeypatch.setattr(journal_reader, "HEARTBEAT_SEC", 0.1)
     reader = StreamReader(nats_client, stream, silence_sec=0.3)
     await fill(publisher, stream, 0, 10)
     read: list[Message] = []
@@ -329,7 +334,12 @@ async def test_a_reader_that_lingers_is_given_what_comes_meanwhile_in_one_list(
     await eventually(lambda: reader.pending == 100)
     async with asyncio.timeout(1):
         assert len(await anext(batches)) == 100
+    # A reader that is closed while it lingers hands out nothing more.
+    last = asyncio.ensure_future(anext(batches, None))
+    await fill(publisher, stream, 110, 1)
+    await eventually(lambda: reader.pending == 1)
     await reader.close()
+    assert await last is None
 
 
 async def test_a_lost_message_is_noticed_and_read_again(
