@@ -98,6 +98,9 @@ class _Memory(msgspec.Struct, array_like=True, gc=False):
 
 _MEMORY: Final = msgspec.json.Decoder(_Memory)
 
+GIVEN_UP: Final = b"!"
+"""Stands before the memory of an order that was given up; `commit.lua` reads it."""
+
 
 def encode_memory(order: Order) -> bytes:
     """Enough of an ended order to answer a repetition of its request."""

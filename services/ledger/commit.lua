@@ -6,14 +6,14 @@
 --
 -- ARGV: expected token ('' = there is no such account), new token ('' = change nothing, only compare),
 --       commit for the outbox ('' = none), changed positions ('' = none), record key prefix, client-id key
---       prefix, cap of denials, milliseconds that the client id of an ended order is kept, then the lengths of
---       these lists, then their items:
+--       prefix, cap of denials, milliseconds that the client id of an ended order is kept, and that of one that
+--       was given up, then the lengths of these lists, then their items:
 --    1  record keys that must be absent
---    2  client-id keys that must be absent
+--    2  client-id keys that nobody may keep from a new order: key, the new order's id
 --    3  record keys whose values the caller needs when the commit is refused
 --    4  account fields: field, value
 --    5  records of orders: key, value
---    6  client-id keys to delete
+--    6  client-id keys of orders that were given up: key, what keeps it from older orders
 --    7  client-id keys of open orders: key, order id
 --    8  client-id keys of ended orders: key, order id
 --    9  new orders for the index: 0, order id
@@ -26,11 +26,11 @@
 --
 -- Answers 1 when committed (or when the token is the expected one and nothing was to change). Otherwise:
 --   {account hash or false when the token was the expected one,
---    values of list 3, values of list 2, records of the orders that list 2 named}.
+--    values of list 3, what keeps each key of list 2 or false, records of the orders that list 2 named}.
 -- The last step reads the token, so that the caller's connection goes on tracking the account: a write ends
 -- tracking, and a connection is not told of its own writes.
 
-local HEADER, LISTS = 8, 15
+local HEADER, LISTS = 9, 15
 
 -- The server's clock: outbox entries are named by it too.
 local function milliseconds()
@@ -39,13 +39,31 @@ local function milliseconds()
 end
 
 -- A client-id key holds an order id while the order's record is here, and afterwards a JSON array with what a
--- repeated request is answered; the array begins with the order's ULID, the id's last 26 characters.
+-- repeated request is answered; the array begins with the order's ULID, the id's last 26 characters. A '!' before
+-- the array: the order was given up, and keeps the key only from orders that are older. No account's name, hence no
+-- order id, begins with one of the two.
 local function remembered(holder)
   return string.sub(holder, 1, 1) == '['
 end
 
 local function names(holder, id)
   return holder == id or remembered(holder) and string.sub(holder, 3, 28) == string.sub(id, -26)
+end
+
+local function given_up(holder)
+  return string.sub(holder, 1, 1) == '!'
+end
+
+-- ULIDs grow with time.
+local function keeps(holder, id)
+  return not given_up(holder) or string.sub(holder, 4, 29) > string.sub(id, -26)
+end
+
+-- The order whose record tells all of `holder`, which keeps its key from order `id` of the same account; false
+-- when that record has gone.
+local function recorded(holder, id)
+  if given_up(holder) then return string.sub(id, 1, -27) .. string.sub(holder, 4, 29) end
+  return not remembered(holder) and holder
 end
 
 local function commit(keys, args)
@@ -68,25 +86,28 @@ local function commit(keys, args)
 
   local current = server.call('HGET', account, 'token') or ''
   local same = current == expected
-  if not same
-    or (any(1) and server.call('EXISTS', items(1)) > 0)
-    or (any(2) and server.call('EXISTS', items(2)) > 0) then
-    local named, holders, records = {}, {}, {}
+  local holders, taken = {}, false
+  for i = first[2], last[2], 2 do
+    local holder = server.call('GET', args[i])
+    holder = holder and keeps(holder, args[i + 1]) and holder
+    holders[#holders + 1] = holder
+    taken = taken or holder
+  end
+  if not same or taken or (any(1) and server.call('EXISTS', items(1)) > 0) then
+    local named, records = {}, {}
     if any(3) then named = server.call('MGET', items(3)) end
-    if any(2) then
-      holders = server.call('MGET', items(2))
-      for i = 1, #holders do
-        records[i] = holders[i] and not remembered(holders[i]) and server.call('GET', args[5] .. holders[i])
-      end
+    for i, holder in ipairs(holders) do
+      local id = holder and recorded(holder, args[first[2] + 2 * i - 1])
+      records[i] = id and server.call('GET', args[5] .. id)
     end
     return { not same and server.call('HGETALL', account), named, holders, records }
   end
   if fresh == '' then return 1 end
 
-  local kept = args[8]
+  local kept, given_up_kept = args[8], args[9]
   server.call('HSET', account, 'token', fresh, items(4))
   if any(5) then server.call('MSET', items(5)) end
-  if any(6) then server.call('UNLINK', items(6)) end
+  for i = first[6], last[6], 2 do server.call('SET', args[i], args[i + 1], 'PX', given_up_kept) end
   if any(7) then server.call('MSET', items(7)) end
   for i = first[8], last[8], 2 do server.call('SET', args[i], args[i + 1], 'PX', kept) end
   if any(9) then server.call('ZADD', keys[6], items(9)) end

@@ -33,6 +33,8 @@ class Copy:
     """By order id; None: there is no such order of this account."""
     clients: dict[str, str] = field(default_factory=dict)
     """Order ids by client order id, as far as a refused commit brought them; empty: nobody's."""
+    given_up: dict[str, Order] = field(default_factory=dict)
+    """What was given up last under a client order id, as far as a refused commit brought it."""
 
     def advanced(
         self, token: str, account: Account | None, fields: Mapping[bytes, bytes], orders: Mapping[str, Order]
@@ -53,7 +55,7 @@ class Copy:
 class Draft:
     """The commands applied one after the other; nothing is true before the commit is answered."""
 
-    __slots__ = ("account", "before", "client_guards", "clients", "copy", "events", "forgotten", "now_ns",
+    __slots__ = ("account", "before", "client_guards", "clients", "copy", "events", "given_up", "now_ns",
                  "order_guards", "orders", "results", "tombstones")  # fmt: skip
 
     def __init__(self, copy: Copy, now_ns: int) -> None:
@@ -69,12 +71,13 @@ class Draft:
         """One a command. An exception belongs to its command alone."""
         self.order_guards: list[str] = []
         """Ids of orders taken to be new: the commit checks that."""
-        self.client_guards: list[str] = []
+        self.client_guards: list[tuple[str, str]] = []
+        """Client order ids taken to be free for a new order, whose id comes second."""
         self.tombstones: set[str] = set()
         """Orders denied because they were given up: kept for a late reservation to meet, not remembered
-        under their client order id, because a time-out is no outcome."""
-        self.forgotten: set[str] = set()
-        """Client order ids that become free again: their order was given up."""
+        under their client order id as an outcome, because a time-out is none."""
+        self.given_up: dict[str, Order] = {}
+        """The last order that was given up under a client order id, which becomes free for younger ones."""
         self.clients: dict[str, str | None] = {}
         """Who holds a client order id after the batch, as far as the batch changes it; None: nobody."""
 
@@ -106,11 +109,13 @@ class Draft:
         """
         draft = cls(copy, now_ns)
         draft.account = folded.account
-        for order_id in order_ids:
+        for order_id in sorted(order_ids):
             order = draft.orders[order_id] = folded.orders[order_id]
             draft.before[order_id] = None
-            if order.client_order_id:
-                draft.clients[order.client_order_id] = folded.clients.get(order.client_order_id)
+            if client_id := order.client_order_id:
+                holder = draft.clients[client_id] = folded.clients.get(client_id)
+                if holder is None:
+                    draft.given_up[client_id] = order
         draft.tombstones = folded.tombstones & draft.orders.keys()
         return draft
 
@@ -143,7 +148,11 @@ class Draft:
 
     def _holder(self, order: Order) -> Order | None:
         """Who holds the order id of a new order, or else its client order id; guards for what nobody seems to
-        hold."""
+        hold.
+
+        An order that was given up holds its client order id against older orders. Such a one is an earlier
+        attempt that was held up: the client knows meanwhile that nothing is traded.
+        """
         known = self._order(order.order_id)
         if known is not None:
             return known
@@ -156,9 +165,14 @@ class Draft:
             holder = self.clients[client_id]
         else:
             holder = self.copy.clients.get(client_id)
-            if holder is None:
-                self.client_guards.append(client_id)
-        return self._order(holder) if holder else None
+        if holder:
+            return self._order(holder)
+        given_up = self.given_up.get(client_id) or self.copy.given_up.get(client_id)
+        if given_up is not None and given_up.order_id > order.order_id:
+            return self._order(given_up.order_id) or given_up
+        if client_id not in self.clients and holder is None:
+            self.client_guards.append((client_id, order.order_id))
+        return None
 
     def _order(self, order_id: str) -> Order | None:
         return self.orders.get(order_id) or self.copy.orders.get(order_id)
@@ -170,7 +184,7 @@ class Draft:
         if client_id:
             self.clients[client_id] = holder
             if holder is None:
-                self.forgotten.add(client_id)
+                self.given_up[client_id] = self.orders[event_order(event)]
 
 
 def named(commands: Iterable[Command], copy: Copy) -> list[str]:

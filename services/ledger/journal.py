@@ -55,12 +55,12 @@ def is_tombstone(event: Event) -> bool:
 
 
 def client_change(event: Event, order: Order | None) -> tuple[str, str | None]:
-    """A client order id and the order that holds it after `event`; None: it is free again, because its order
-    was given up (a time-out is no outcome). An empty id: nothing changes. `order` is the event's order."""
+    """A client order id and the order that holds it after `event`; None: it is free, because its order was
+    given up (a time-out is no outcome). An empty id: nothing changes. `order` is the event's order."""
     if isinstance(event, Ended) and event.abandoned:
         return (order.client_order_id if order is not None else ""), None
-    if isinstance(event, (Reserved, Denied)) and not is_tombstone(event):
-        return event.order.client_order_id, event.order.order_id
+    if isinstance(event, (Reserved, Denied)):
+        return event.order.client_order_id, None if is_tombstone(event) else event.order.order_id
     return "", None
 
 

@@ -25,7 +25,7 @@ from services.ledger.order import Order, OrderState
 CLIENT_ID_KEPT_MS: Final = 24 * 3600 * 1000
 """How long the client order id of an order is kept after its end."""
 TOMBSTONE_KEPT_MS: Final = 3600 * 1000
-"""How long an order that was given up waits for a late reservation."""
+"""How long an order that was given up waits for a late reservation, its own or one that is older."""
 REMEMBERED_DENIALS: Final = 1000
 
 _SOURCE: Final = resources.files("services.ledger").joinpath("commit.lua").read_text()
@@ -212,15 +212,17 @@ class Store:
         prefix, clients = held.order_prefix, held.client_prefix
         # The lists of commit.lua, in its order.
         lists: list[list[Argument]] = [[] for _ in range(15)]
-        (order_guards, client_guards, wanted, changed, order_records, freed, open_clients, ended_clients,
+        (order_guards, client_guards, wanted, changed, order_records, given_up, open_clients, ended_clients,
          indexed, opened, closed, deadlines, undue, ended, denials) = lists  # fmt: skip
         order_guards += [prefix + i for i in draft.order_guards]
-        client_guards += [clients + i for i in draft.client_guards]
+        for client_id, order_id in draft.client_guards:
+            client_guards += (clients + client_id, order_id)
         wanted += [prefix + i for i in named]
         for name, value in fields.items():
             changed += (name, value)
         records: dict[str, tuple[Order, bytes]] = {}
-        freed += [clients + i for i in draft.forgotten]
+        for client_id, order in draft.given_up.items():
+            given_up += (clients + client_id, codec.GIVEN_UP + codec.encode_memory(order))
         for order_id, order in draft.orders.items():
             before = draft.before[order_id]
             record = codec.encode_order(order)
@@ -275,7 +277,7 @@ class Store:
         arguments: list[Argument] = [
             "FCALL", _COMMIT, 7, held.account, held.outbox, held.deadline, held.ended, held.open, held.index,
             held.denied, draft.copy.token, token if token != draft.copy.token else "", envelope, positions,
-            prefix, clients, self._remembered_denials, CLIENT_ID_KEPT_MS,
+            prefix, clients, self._remembered_denials, CLIENT_ID_KEPT_MS, TOMBSTONE_KEPT_MS,
         ]  # fmt: skip
         arguments += [len(items) for items in lists]
         for items in lists:
@@ -326,10 +328,11 @@ def read_holder(
     holder: bytes, record: bytes | None, account: str, client_order_id: str
 ) -> tuple[str, Order | None]:
     """The order that a client-id key names, and what is known of it: its record, or what is kept of it."""
-    if holder.startswith(b"["):
-        kept = codec.decode_memory(holder, account, client_order_id)
-        return kept.order_id, kept
-    return holder.decode(), read_order(record, account)
+    order = read_order(record, account)
+    if holder.startswith((b"[", codec.GIVEN_UP)):
+        kept = codec.decode_memory(holder.removeprefix(codec.GIVEN_UP), account, client_order_id)
+        return kept.order_id, order or kept
+    return holder.decode(), order
 
 
 def _stored(answer: Sequence[Any], draft: Draft, account: str, named: Sequence[str]) -> Copy:
@@ -342,9 +345,12 @@ def _stored(answer: Sequence[Any], draft: Draft, account: str, named: Sequence[s
     )
     for order_id, record in zip(named, records, strict=True):
         copy.orders[order_id] = read_order(record, account)
-    for client_id, holder, record in zip(draft.client_guards, holders, held_records, strict=True):
+    for (client_id, _), holder, record in zip(draft.client_guards, holders, held_records, strict=True):
         if holder is not None:
             order_id, order = read_holder(holder, record, account, client_id)
+            if order is not None and holder.startswith(codec.GIVEN_UP):
+                copy.given_up[client_id] = order
+                continue
             # A key that outlived its order's record names nobody.
             copy.clients[client_id] = order_id if order is not None else ""
             if order is not None:

@@ -13,15 +13,40 @@ _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS: Final = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
 """Crockford's base 32, ten bits at a time."""
 
-_randomness: Final = random.Random(os.urandom(32))
+
+class _Numbers:
+    """The two numbers of a ULID, each pair larger than the one before, also when the clock is set back."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        self._random = random.Random(os.urandom(32))
+        self._moment = self._chance = 0
+
+    def draw(self) -> tuple[int, int]:
+        moment = time.time_ns() // 1_000_000
+        if moment > self._moment:
+            self._moment = moment
+            # Of 80 bits, the highest is left for counting up.
+            self._chance = self._random.getrandbits(79)
+        else:
+            self._chance += 1
+        return self._moment, self._chance
+
+
+_numbers: Final = _Numbers()
 # Two processes that draw the same numbers would give two orders one id.
-os.register_at_fork(after_in_child=lambda: _randomness.seed(os.urandom(32)))
+os.register_at_fork(after_in_child=_numbers.begin)
 
 
 def new_ulid() -> str:
-    """A new ULID: 48 bits of milliseconds since the epoch, then 80 random bits (github.com/ulid/spec)."""
-    moment = time.time_ns() // 1_000_000
-    chance = _randomness.getrandbits(80)
+    """A new ULID, larger than all that this process made before (github.com/ulid/spec).
+
+    48 bits of milliseconds since the epoch, then 80 bits: random for the first of a millisecond, counted up
+    for the next.
+    """
+    moment, chance = _numbers.draw()
     pairs = _PAIRS
     return (
         f"{pairs[moment >> 40]}{pairs[moment >> 30 & 1023]}{pairs[moment >> 20 & 1023]}"

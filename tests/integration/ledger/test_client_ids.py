@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
+import pytest
 import redis
 
 from services.ledger.commands import Effect
@@ -74,6 +76,55 @@ async def test_abandoned_reservation_frees_its_client_id(open_ledger: OpenLedger
     assert (await risk.execute(reserve(order))).effect is Effect.REPEATED
     retried = await risk.execute(reserve(make_order("acc", client_order_id="c")))
     assert (retried.effect, retried.state) == (Effect.DONE, OrderState.PENDING_NEW)
+
+
+@pytest.mark.parametrize("reserved", [False, True], ids=["tombstone", "released"])
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "retired"])
+async def test_earlier_attempt_that_was_held_up_repeats_the_one_that_was_given_up_after_it(
+    open_ledger: OpenLedger, raw: redis.Redis, reserved: bool, recorded: bool
+) -> None:
+    """Its client was told that nothing is traded."""
+    slow, quick = await open_ledger(), await open_ledger()
+    held_up, given_up, retried = (make_order("acc", client_order_id="c") for _ in range(3))
+    if reserved:
+        await quick.execute(reserve(given_up))
+    await quick.execute(abandon(given_up))
+    if not recorded:
+        raw.delete(AccountKeys("acc").order_prefix + given_up.order_id)
+    late = await slow.execute(reserve(held_up))
+    other = await slow.execute(reserve(replace(held_up, digest="other")))
+    late_too = await quick.execute(abandon(held_up))
+    assert [outcome.effect for outcome in (late, other, late_too)] == [
+        Effect.REPEATED,
+        Effect.CONFLICT,
+        Effect.REPEATED,
+    ]
+    assert late.order is not None
+    assert (late.order.order_id, late.order.is_open) == (given_up.order_id, False)
+    found = await slow.order_by_client_id("acc", "c")
+    assert found is not None
+    assert found.order_id == given_up.order_id
+    assert (await slow.execute(reserve(retried))).effect is Effect.DONE
+    assert (await quick.execute(reserve(held_up))).effect is Effect.REPEATED
+    account = await quick.account("acc", fresh=True)
+    assert account is not None
+    assert account.open_orders == 1
+
+
+async def test_held_up_attempt_and_a_new_one_in_one_commit_are_told_apart(open_ledger: OpenLedger) -> None:
+    slow, quick = await open_ledger(), await open_ledger()
+    held_up, given_up, retried = (make_order("acc", client_order_id="c") for _ in range(3))
+    await quick.execute(abandon(given_up))
+    late, new = await asyncio.gather(slow.execute(reserve(held_up)), slow.execute(reserve(retried)))
+    assert (late.effect, new.effect) == (Effect.REPEATED, Effect.DONE)
+
+
+async def test_client_id_of_an_order_that_was_given_up_is_kept_for_an_hour(
+    open_ledger: OpenLedger, raw: redis.Redis
+) -> None:
+    ledger = await open_ledger()
+    await ledger.execute(abandon(make_order("acc", client_order_id="c")))
+    assert 3_590_000 < raw.pttl(AccountKeys("acc").client_prefix + "c") <= 3_600_000
 
 
 async def test_late_report_on_an_abandoned_order_leaves_the_new_holder_of_its_client_id(

@@ -62,24 +62,29 @@ class State:
     orders: dict[str, Order] = field(default_factory=dict)
     clients: dict[str, str] = field(default_factory=dict)
     """client order id → the order that holds it."""
+    given_up: dict[str, str] = field(default_factory=dict)
+    """client order id → the order that was given up last under it."""
 
     def after(self, event: Event, time_ns: int, account: str) -> State:
         order_id = event_order(event)
         changed, order = evolve(self.account, self.orders.get(order_id), event, time_ns, account)
         orders = {**self.orders, order_id: order} if order is not None else self.orders
-        clients = dict(self.clients)
+        clients, given_up = dict(self.clients), dict(self.given_up)
         if isinstance(event, e.Reserved) or (isinstance(event, e.Denied) and not event.abandoned):
             clients[event.order.client_order_id] = event.order.order_id
-        elif isinstance(event, e.Ended) and not event.stream_seq and order is not None:
+        elif isinstance(event, e.Ended | e.Denied) and event.abandoned and order is not None:
             clients.pop(order.client_order_id, None)
-        return State(changed, orders, clients)
+            given_up[order.client_order_id] = order.order_id
+        return State(changed, orders, clients, given_up)
 
     def apply(self, command: Command, time_ns: int) -> Transition:
         """What the rule book says of `command` here."""
         if isinstance(command, (Reserve, Abandon)):
             named = command.order.order_id
+            client = command.order.client_order_id
             if named not in self.orders:
-                named = self.clients.get(command.order.client_order_id, named)
+                # An order that was given up holds the id against older ones.
+                named = self.clients.get(client) or max(named, self.given_up.get(client, ""))
         else:
             named = command.order_id if isinstance(command, (RequestCancel, ApplyReport)) else ""
         return transition(self.account, self.orders.get(named), command, time_ns)

@@ -75,7 +75,7 @@ async def test_client_order_ids_lead_to_the_same_orders_after_a_rebuild(scene: S
     async with carrier(scene.valkey.server.url, scene.nats.url):
         held = make_order("acc", "1", client_order_id="mine")
         await scene.ledger.execute(reserve(held))
-        freed = make_order("acc", "1", client_order_id="free")
+        held_up, freed = (make_order("acc", "1", client_order_id="free") for _ in range(2))
         await scene.ledger.execute(reserve(freed))
         await scene.ledger.execute(abandon(freed))
         await scene.carried()
@@ -85,6 +85,9 @@ async def test_client_order_ids_lead_to_the_same_orders_after_a_rebuild(scene: S
     again = await scene.ledger.execute(reserve(make_order("acc", "1", client_order_id="mine")))
     assert again.order is not None
     assert (again.order.order_id, again.effect) == (held.order_id, Effect.REPEATED)
+    late = await scene.ledger.execute(reserve(held_up))
+    assert late.order is not None
+    assert (late.order.order_id, late.effect) == (freed.order_id, Effect.REPEATED)
     assert (
         await scene.ledger.execute(reserve(make_order("acc", "1", client_order_id="free")))
     ).effect is Effect.DONE

@@ -58,7 +58,7 @@ def test_second_order_with_the_same_client_id_meets_the_first(copy: Copy) -> Non
     draft.apply(reserve(make_order("acc", client_order_id="c")))
     draft.apply(reserve(make_order("acc", client_order_id="c", digest="other")))
     assert _effects(draft) == [Effect.DONE, Effect.REPEATED, Effect.CONFLICT]
-    assert draft.client_guards == ["c"]
+    assert draft.client_guards == [("c", first.order_id)]
 
 
 def test_order_whose_client_id_another_one_holds_is_taken_to_be_new_only_under_a_guard(copy: Copy) -> None:
@@ -87,7 +87,7 @@ def test_abandoned_order_frees_its_client_id(copy: Copy) -> None:
         draft.apply(command)
     assert _effects(draft) == [Effect.DONE, Effect.DONE, Effect.DONE]
     assert draft.clients == {"c": second.order_id}
-    assert draft.forgotten == {"c"}
+    assert {name: order.order_id for name, order in draft.given_up.items()} == {"c": first.order_id}
 
 
 def test_tombstone_does_not_take_the_client_id(copy: Copy) -> None:
@@ -100,13 +100,35 @@ def test_tombstone_does_not_take_the_client_id(copy: Copy) -> None:
     assert draft.clients == {"c": second.order_id}
 
 
+def test_order_that_was_given_up_keeps_its_client_id_from_older_orders_only(copy: Copy) -> None:
+    draft = Draft(copy, 5)
+    held_up, given_up, retried = (make_order("acc", client_order_id="c") for _ in range(3))
+    for command in (abandon(given_up), reserve(held_up), abandon(held_up), reserve(retried)):
+        draft.apply(command)
+    assert _effects(draft) == [Effect.DONE, Effect.REPEATED, Effect.REPEATED, Effect.DONE]
+    assert draft.clients == {"c": retried.order_id}
+    assert set(draft.orders) == {given_up.order_id, retried.order_id}
+
+
+def test_order_that_a_refused_commit_told_was_given_up_keeps_its_client_id_from_older_orders_only(
+    copy: Copy,
+) -> None:
+    held_up, given_up, retried = (make_order("acc", client_order_id="c") for _ in range(3))
+    copy.given_up["c"] = given_up
+    draft = Draft(copy, 5)
+    for command in (reserve(held_up), reserve(retried)):
+        draft.apply(command)
+    assert _effects(draft) == [Effect.REPEATED, Effect.DONE]
+    assert draft.client_guards == [("c", retried.order_id)]
+
+
 def test_new_orders_are_guarded_by_order_id_and_client_id(copy: Copy) -> None:
     draft = Draft(copy, 5)
     named, nameless = make_order("acc", client_order_id="c"), make_order("acc", client_order_id="")
     draft.apply(reserve(named))
     draft.apply(reserve(nameless))
     assert draft.order_guards == [named.order_id, nameless.order_id]
-    assert draft.client_guards == ["c"]
+    assert draft.client_guards == [("c", named.order_id)]
 
 
 def test_records_are_read_for_commands_that_name_an_order_unless_they_are_at_hand(copy: Copy) -> None:

@@ -74,7 +74,8 @@ class MemoryLedger:
     def _holder(self, order: Order) -> Order | None:
         for held in self.orders.values():
             same = (held.account, held.client_order_id) == (order.account, order.client_order_id)
-            if same and held.reason not in _PASSING:
+            # One that was given up holds it against older orders.
+            if same and (held.reason not in _PASSING or held.order_id > order.order_id):
                 return held
         return None
 

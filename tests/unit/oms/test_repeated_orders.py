@@ -164,6 +164,33 @@ async def test_a_timeout_is_no_outcome_to_be_remembered(desk: Desk) -> None:
     assert isinstance(await desk.submit("mine"), Submitted)
 
 
+async def test_an_attempt_that_waited_while_a_later_one_was_given_up_is_told_the_same_and_not_traded(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = make_desk()
+    other.ledger.orders, other.ledger.accounts = desk.ledger.orders, desk.ledger.accounts
+    asked: list[risk_pb2.ReserveRequest] = []
+    waiting: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def wait(request: risk_pb2.ReserveRequest) -> asyncio.Future[Answer]:
+        asked.append(request)
+        return waiting
+
+    monkeypatch.setattr(other.risk, "reserve", wait)
+    first = other.submitter.begin(buy("mine"))
+    await eventually(lambda: bool(asked))
+
+    def silent(request: risk_pb2.ReserveRequest) -> Answer:
+        raise ReservationUnknown("risk_timeout", "no answer")
+
+    desk.risk.script = silent
+    repeated = await desk.submit("mine")
+    assert isinstance(repeated, Rejected)
+    waiting.set_result(other.reserve(asked[0]))
+    assert await first == repeated
+    assert other.venue.sent == []
+
+
 async def test_a_conflict_that_the_abandonment_finds_already_exists(desk: Desk) -> None:
     await desk.submit("mine")
 

@@ -3,6 +3,8 @@ import sys
 import textwrap
 import time
 
+import pytest
+
 from services.runtime.ids import new_order_id, new_ulid
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -27,16 +29,27 @@ def test_the_first_48_bits_of_a_ulid_are_the_milliseconds_of_its_making() -> Non
     assert before <= moment <= time.time_ns() // 1_000_000
 
 
-def test_ulids_differ_and_use_every_random_bit() -> None:
-    ulids = {new_ulid() for _ in range(2000)}
-    assert len(ulids) == 2000
+def test_the_first_ulids_of_milliseconds_are_random_in_every_bit_but_the_highest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    moments = iter(range(time.time_ns(), 1 << 63, 1_000_000))
+    monkeypatch.setattr(time, "time_ns", lambda: next(moments))
     ones = zeros = 0
-    for ulid in ulids:
-        ones |= value_of(ulid)
-        zeros |= ~value_of(ulid)
-    random_bits = (1 << 80) - 1
+    for _ in range(200):
+        value = value_of(new_ulid())
+        ones |= value
+        zeros |= ~value
+    random_bits = (1 << 79) - 1
     assert ones & random_bits == random_bits
     assert zeros & random_bits == random_bits
+
+
+def test_every_ulid_is_larger_than_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    ulids = [new_ulid() for _ in range(2000)]
+    assert ulids == sorted(set(ulids))
+    early = time.time_ns() - 3_600_000_000_000
+    monkeypatch.setattr(time, "time_ns", lambda: early)
+    assert new_ulid() > ulids[-1]
 
 
 def test_a_forked_process_draws_other_ulids() -> None:
