@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from perf import requests as r
 from perf.floors.servers import Floor, Floors
-from perf.load import Load, grpc_load, http_load
+from perf.load import CONNECTIONS, Load, grpc_load, http_load
 from perf.measure import Case, Drive
 from perf.platform import Platform
 
@@ -57,7 +57,7 @@ def http(
     in_flight: int = IN_FLIGHT,
     rate: int = 0,
     count_answers: bool = False,
-    connections: int = 512,
+    connections: int = CONNECTIONS,
 ) -> Drive:
     """A load by the HTTP tool."""
     targets = [r.target(url, body) for body in bodies]

@@ -22,6 +22,9 @@ PROTOSET: Final = ROOT / "proto" / "baseline.binpb"
 _NO_MORE: Final = "no targets to attack"
 """How the HTTP tool records that a burst is at its end; no request."""
 CENTILES: Final = (50.0, 90.0, 99.0, 99.9)
+CONNECTIONS: Final = 4_000
+"""Of the HTTP tool at most: an overload of a few seconds must reach the server. With fewer connections the
+tool's own queue grows until its requests time out, and the server has nothing to refuse."""
 
 
 class ToolMissing(Exception):
@@ -128,7 +131,7 @@ def http_load(
     seconds: float,
     rate: int,
     workers: int = 64,
-    connections: int = 512,
+    connections: int = CONNECTIONS,
     burst: int = 0,
     count_answers: bool = False,
 ) -> Load:

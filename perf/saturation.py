@@ -22,8 +22,6 @@ BEYOND: Final = 2.0
 HELD: Final = 6
 """A highest rate has to be kept up with for so many times the length of a step."""
 _TRIES: Final = 3
-_CONNECTIONS: Final = 4000
-"""Of the HTTP tool: with fewer an overload would wait there instead of being refused here."""
 _SETTLE_SEC: Final = 120.0
 
 
@@ -107,7 +105,7 @@ def ways(platform: Platform) -> dict[str, Callable[[int], tuple[Drive, int]]]:
     batched = r.batches(ORDERS_A_BATCH)
     return {
         "REST": lambda rate: (
-            http(platform.rest("oms", "/orders"), bodies, rate=rate, connections=_CONNECTIONS),
+            http(platform.rest("oms", "/orders"), bodies, rate=rate),
             1,
         ),
         f"gRPC batches of {ORDERS_A_BATCH}": lambda rate: (
