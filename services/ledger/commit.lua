@@ -13,7 +13,7 @@
 --    3  record keys whose values the caller needs when the commit is refused
 --    4  account fields: field, value
 --    5  records of orders: key, value
---    6  client-id keys of orders that were given up: key, what keeps it from older orders
+--    6  client-id keys of orders that were given up: key, what keeps it from them and from older orders
 --    7  client-id keys of open orders: key, order id
 --    8  client-id keys of ended orders: key, order id
 --    9  new orders for the index: 0, order id
@@ -40,8 +40,8 @@ end
 
 -- A client-id key holds an order id while the order's record is here, and afterwards a JSON array with what a
 -- repeated request is answered; the array begins with the order's ULID, the id's last 26 characters. A '!' before
--- the array: the order was given up, and keeps the key only from orders that are older. No account's name, hence no
--- order id, begins with one of the two.
+-- the array: the order was given up, and keeps the key only from itself and from orders that are older. No
+-- account's name, hence no order id, begins with one of the two.
 local function remembered(holder)
   return string.sub(holder, 1, 1) == '['
 end
@@ -54,9 +54,18 @@ local function given_up(holder)
   return string.sub(holder, 1, 1) == '!'
 end
 
+-- Byte by byte: Lua compares by the server's locale, in which Z may come before T.
+local function at_most(one, other)
+  for i = 1, #one do
+    local a, b = string.byte(one, i), string.byte(other, i)
+    if a ~= b then return a < b end
+  end
+  return true
+end
+
 -- ULIDs grow with time.
 local function keeps(holder, id)
-  return not given_up(holder) or string.sub(holder, 4, 29) > string.sub(id, -26)
+  return not given_up(holder) or at_most(string.sub(id, -26), string.sub(holder, 4, 29))
 end
 
 -- The order whose record tells all of `holder`, which keeps its key from order `id` of the same account; false

@@ -150,8 +150,8 @@ class Draft:
         """Who holds the order id of a new order, or else its client order id; guards for what nobody seems to
         hold.
 
-        An order that was given up holds its client order id against older orders. Such a one is an earlier
-        attempt that was held up: the client knows meanwhile that nothing is traded.
+        An order that was given up holds its client order id against itself and older orders. Such a one is an
+        earlier attempt that was held up: the client knows meanwhile that nothing is traded.
         """
         known = self._order(order.order_id)
         if known is not None:
@@ -168,7 +168,7 @@ class Draft:
         if holder:
             return self._order(holder)
         given_up = self.given_up.get(client_id) or self.copy.given_up.get(client_id)
-        if given_up is not None and given_up.order_id > order.order_id:
+        if given_up is not None and given_up.order_id >= order.order_id:
             return self._order(given_up.order_id) or given_up
         if client_id not in self.clients and holder is None:
             self.client_guards.append((client_id, order.order_id))

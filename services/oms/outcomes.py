@@ -49,7 +49,9 @@ class OutcomeUnknown(Unavailable):
 
 
 NOT_PUBLISHED: Final = "not_published"
-GIVEN_UP: Final = frozenset({"risk_timeout", "risk_error", "trading_halted", NOT_PUBLISHED})
+GIVEN_UP: Final = frozenset(
+    {"risk_timeout", "risk_error", "ledger_unavailable", "trading_halted", NOT_PUBLISHED}
+)
 """Reasons with which a submission abandons an order that it has not published."""
 VENUE_NEVER_SAW: Final = "unknown_order"
 """The venue's reason for ending an order that it was asked to cancel and never got; it refuses it later."""

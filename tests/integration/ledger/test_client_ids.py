@@ -9,15 +9,18 @@ import pytest
 import redis
 
 from services.ledger.commands import Effect
+from services.ledger.groups import as_pair
 from services.ledger.keys import AccountKeys
 from services.ledger.order import OrderState
 from tests.integration.ledger.conftest import OpenLedger
 from tests.unit.ledger.making import (
     abandon,
+    abandon_group,
     fill,
     make_order,
     refuse,
     reserve,
+    reserve_group,
 )
 
 
@@ -91,6 +94,7 @@ async def test_earlier_attempt_that_was_held_up_repeats_the_one_that_was_given_u
     await quick.execute(abandon(given_up))
     if not recorded:
         raw.delete(AccountKeys("acc").order_prefix + given_up.order_id)
+    assert (await slow.execute(reserve(given_up))).effect is Effect.REPEATED
     late = await slow.execute(reserve(held_up))
     other = await slow.execute(reserve(replace(held_up, digest="other")))
     late_too = await quick.execute(abandon(held_up))
@@ -111,12 +115,32 @@ async def test_earlier_attempt_that_was_held_up_repeats_the_one_that_was_given_u
     assert account.open_orders == 1
 
 
-async def test_held_up_attempt_and_a_new_one_in_one_commit_are_told_apart(open_ledger: OpenLedger) -> None:
+async def test_held_up_attempt_and_a_new_one_that_are_asked_for_together_are_told_apart(
+    open_ledger: OpenLedger,
+) -> None:
     slow, quick = await open_ledger(), await open_ledger()
     held_up, given_up, retried = (make_order("acc", client_order_id="c") for _ in range(3))
     await quick.execute(abandon(given_up))
     late, new = await asyncio.gather(slow.execute(reserve(held_up)), slow.execute(reserve(retried)))
     assert (late.effect, new.effect) == (Effect.REPEATED, Effect.DONE)
+
+
+async def test_earlier_attempt_at_a_group_that_was_given_up_after_it_repeats_that(
+    open_ledger: OpenLedger,
+) -> None:
+    slow, quick = await open_ledger(), await open_ledger()
+    held_up, given_up, retried = (
+        as_pair(make_order("acc", client_order_id="one"), make_order("acc", client_order_id="two"))
+        for _ in range(3)
+    )
+    await quick.execute(abandon_group(given_up))
+    late = await slow.execute(reserve_group(held_up))
+    assert late.order is not None
+    assert (late.effect, late.order.order_id) == (Effect.REPEATED, given_up[0].order_id)
+    assert (await slow.execute(reserve_group(retried))).effect is Effect.DONE
+    account = await quick.account("acc", fresh=True)
+    assert account is not None
+    assert account.open_orders == 2
 
 
 async def test_client_id_of_an_order_that_was_given_up_is_kept_for_an_hour(

@@ -23,7 +23,7 @@ from services.runtime.local_stack import NatsServer
 from services.runtime.nats_client import NatsClient, open_nats
 from services.runtime.streams import ACCOUNTS_BUCKET, EXECUTIONS, LEDGER, ensure_bucket, ensure_streams
 from tests.integration.ledger.carrying import PROJECTION_DB, folded_journal, stored_state
-from tests.integration.ledger.stale import CopiedValkey
+from tests.integration.ledger.stale import CopiedValkey, copy_data
 from tests.support import eventually
 
 
@@ -76,6 +76,14 @@ class Scene:
             return True
 
         await eventually(checked, within_sec=10)
+
+    async def copy_journal(self, to: Path) -> None:
+        """Copies what NATS stores; returns when the ledger has it again, started anew."""
+        server = self.client.server_id
+        copy_data(self.nats, to)
+        # Until the loop has seen the end of the old connection, the ledger still takes itself for usable.
+        await eventually(lambda: self.client.server_id != server, within_sec=10)
+        await self.usable()
 
     async def denied(self, why: str = "older than its journal") -> None:
         """Returns when the ledger knows that its store is behind, or whatever `why` says."""

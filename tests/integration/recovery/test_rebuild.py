@@ -21,7 +21,7 @@ from services.recovery import snapshot
 from services.runtime.clock import SystemClock
 from services.runtime.streams import EXECUTIONS, LEDGER
 from tests.integration.ledger.carrying import PROJECTION_DB, carrier
-from tests.integration.ledger.stale import copy_data, lose_tail, set_back, wipe
+from tests.integration.ledger.stale import lose_tail, set_back, wipe
 from tests.integration.recovery.conftest import Scene
 from tests.integration.recovery.traffic import ACCOUNTS, carried_traffic, goes_on, traffic
 from tests.unit.ledger.making import abandon, fill, make_order, reserve
@@ -78,6 +78,8 @@ async def test_client_order_ids_lead_to_the_same_orders_after_a_rebuild(scene: S
         held_up, freed = (make_order("acc", "1", client_order_id="free") for _ in range(2))
         await scene.ledger.execute(reserve(freed))
         await scene.ledger.execute(abandon(freed))
+        held_up_too, buried = (make_order("acc", "1", client_order_id="dead") for _ in range(2))
+        await scene.ledger.execute(abandon(buried))
         await scene.carried()
         wipe(scene.valkey.server)
         await scene.rebuild()
@@ -85,9 +87,10 @@ async def test_client_order_ids_lead_to_the_same_orders_after_a_rebuild(scene: S
     again = await scene.ledger.execute(reserve(make_order("acc", "1", client_order_id="mine")))
     assert again.order is not None
     assert (again.order.order_id, again.effect) == (held.order_id, Effect.REPEATED)
-    late = await scene.ledger.execute(reserve(held_up))
-    assert late.order is not None
-    assert (late.order.order_id, late.effect) == (freed.order_id, Effect.REPEATED)
+    for late, given_up in ((held_up, freed), (held_up_too, buried)):
+        repeated = await scene.ledger.execute(reserve(late))
+        assert repeated.order is not None
+        assert (repeated.order.order_id, repeated.effect) == (given_up.order_id, Effect.REPEATED)
     assert (
         await scene.ledger.execute(reserve(make_order("acc", "1", client_order_id="free")))
     ).effect is Effect.DONE
@@ -205,8 +208,7 @@ async def test_rebuild_goes_back_to_a_journal_that_lost_its_end(scene: Scene, tm
     async with carrier(scene.valkey.server.url, scene.nats.url):
         sequence = await carried_traffic(scene)
         before = scene.keys()
-        copy_data(scene.nats, tmp_path / "journal")
-        await scene.usable()
+        await scene.copy_journal(tmp_path / "journal")
         sequence = await carried_traffic(scene, sequence)
         assert scene.keys() != before
         set_back(scene.nats, tmp_path / "journal")
@@ -223,8 +225,7 @@ async def test_snapshot_that_is_younger_than_the_journal_is_gone_on_from_once_th
     js = scene.client.jetstream()
     async with carrier(scene.valkey.server.url, scene.nats.url):
         sequence = await carried_traffic(scene)
-        copy_data(scene.nats, tmp_path / "journal")
-        await scene.usable()
+        await scene.copy_journal(tmp_path / "journal")
         sequence = await carried_traffic(scene, sequence)
         before = scene.keys()
         async with scene.site() as site:

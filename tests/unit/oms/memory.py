@@ -72,12 +72,16 @@ class MemoryLedger:
         return {name: self.orders[name] for name in known.group.linked}
 
     def _holder(self, order: Order) -> Order | None:
-        for held in self.orders.values():
-            same = (held.account, held.client_order_id) == (order.account, order.client_order_id)
-            # One that was given up holds it against older orders.
-            if same and (held.reason not in _PASSING or held.order_id > order.order_id):
+        same = [
+            held
+            for held in self.orders.values()
+            if (held.account, held.client_order_id) == (order.account, order.client_order_id)
+        ]
+        for held in same:
+            if held.reason not in _PASSING:
                 return held
-        return None
+        # One that was given up holds it against older orders.
+        return next((held for held in reversed(same) if held.order_id > order.order_id), None)
 
     async def execute(self, command: Command, timeout: float = 1.0) -> Outcome:
         await asyncio.sleep(0)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.ledger.commands import Command, ReportKind, RequestCancel
+from services.ledger.commands import Command, ReportKind, RequestCancel, Reserve
 from services.ledger.errors import LedgerUnavailable
 from services.ledger.order import OrderState
 from services.oms.cancel import BY_CLIENT
@@ -162,6 +162,26 @@ async def test_a_timeout_is_no_outcome_to_be_remembered(desk: Desk) -> None:
     assert isinstance(await desk.submit("mine"), Rejected)
     desk.risk.script = desk.reserve
     assert isinstance(await desk.submit("mine"), Submitted)
+
+
+async def test_an_order_given_up_because_the_ledger_did_not_answer_is_never_told_as_submitted() -> None:
+    desk = make_desk(fail_closed=False)
+
+    def late(request: risk_pb2.ReserveRequest) -> Answer:
+        desk.reserve(request)
+        raise ReservationUnknown("risk_timeout", "no answer")
+
+    def gone(command: Command) -> None:
+        if isinstance(command, Reserve):
+            raise LedgerUnavailable("gone")
+
+    desk.risk.script = late
+    desk.ledger.before = gone
+    told = await desk.submit("mine")
+    assert isinstance(told, Rejected)
+    assert (told.reason, only_order(desk).state) == ("ledger_unavailable", OrderState.CANCELED)
+    assert await desk.submitter.earlier.outcome(only_order(desk)) == told
+    assert desk.venue.sent == []
 
 
 async def test_an_attempt_that_waited_while_a_later_one_was_given_up_is_told_the_same_and_not_traded(
