@@ -46,6 +46,9 @@ class ServiceSpec:
     scales: bool
     """Whether it has `service.workers`."""
 
+    niceness: int
+    """As of `Part`."""
+
     settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -69,6 +72,7 @@ SERVICES: Sequence[ServiceSpec] = (
         metrics_port=9096,
         grpc_port=None,
         scales=False,
+        niceness=8,
         settings={"NATS__URL": _NATS, "QUESTDB__HTTP_URL": _QUESTDB_HTTP, "QUESTDB__PG_URL": _QUESTDB_PG},
     ),
     ServiceSpec(
@@ -79,6 +83,7 @@ SERVICES: Sequence[ServiceSpec] = (
         metrics_port=9095,
         grpc_port=None,
         scales=False,
+        niceness=8,
         settings={
             "NATS__URL": _NATS,
             "STORE__PATH": "{folder}/venue.db",
@@ -93,6 +98,7 @@ SERVICES: Sequence[ServiceSpec] = (
         metrics_port=9103,
         grpc_port=18103,
         scales=True,
+        niceness=0,
         settings={
             "VALKEY__URL": _VALKEY,
             "LEDGER__URL": _VALKEY,
@@ -109,6 +115,7 @@ SERVICES: Sequence[ServiceSpec] = (
         metrics_port=9099,
         grpc_port=18099,
         scales=True,
+        niceness=5,
         settings={
             "VALKEY__URL": _VALKEY,
             "LEDGER__URL": _VALKEY,
@@ -151,6 +158,7 @@ class ServicePart(Part):
             spec.name, options.data / spec.name, addresses[spec.name], log_path(options.data, spec.name)
         )
         self.spec = spec
+        self.niceness = spec.niceness
         prefix = "TRADE2026_" + spec.module.rpartition(".")[2].upper()
         settings = {"SERVICE__PORT": str(spec.rest_port + options.port_offset)}
         settings["MONITORING__METRICS_PORT"] = str(spec.metrics_port + options.port_offset)

@@ -44,6 +44,8 @@ _SYNC_INTERVAL = {Durability.PROCESS: '"2m"', Durability.STRICT: "always"}
 class NatsServer(Part):
     """One NATS server on the loopback with its monitor."""
 
+    niceness = 5
+
     def __init__(
         self,
         folder: Path,

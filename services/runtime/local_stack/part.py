@@ -77,6 +77,10 @@ class Part(ABC):
     start_timeout_sec: float = 30.0
     """How long it may take to become healthy."""
 
+    niceness: int = 0
+    """How far it stands back when the processors are busy, 0 … 19. An order's reservation has a deadline, so
+    what answers it goes before what sends it, and that before what follows from it."""
+
     def __init__(
         self, name: str, folder: Path, addresses: Mapping[str, str], log_path: Path | None = None
     ) -> None:
@@ -141,7 +145,10 @@ class Part(ABC):
         with self.log_path.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), *command],
+                [
+                    *(sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(self.niceness)),
+                    *command,
+                ],
                 cwd=self.folder,
                 env={**os.environ, **self.environment()},
                 stdin=subprocess.DEVNULL,

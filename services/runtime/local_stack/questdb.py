@@ -45,6 +45,7 @@ class QuestDbServer(Part):
     """One QuestDB on the loopback: REST, the PostgreSQL wire, and its small health server."""
 
     start_timeout_sec = 90.0
+    niceness = 8
 
     def __init__(
         self,

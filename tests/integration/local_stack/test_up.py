@@ -60,6 +60,14 @@ def test_status_tells_every_part_with_pid_addresses_and_health(stack: StackProce
         assert part["pid"] in family(stack.pid or 0)
 
 
+def test_what_answers_a_reservation_goes_before_all_else(stack: StackProcess) -> None:
+    nice = {name: psutil.Process(part["pid"]).nice() for name, part in statuses(stack).items()}
+    first = nice.pop("valkey")
+    assert first == psutil.Process().nice()
+    assert nice.pop("risk", first) == first
+    assert min(nice.values()) > first
+
+
 def test_status_for_a_person_has_one_line_for_each_part(stack: StackProcess) -> None:
     answer = trade2026("status", "--data", stack.folder)
     assert answer.returncode == 0
