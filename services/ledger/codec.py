@@ -99,7 +99,8 @@ class _Memory(msgspec.Struct, array_like=True, gc=False):
 _MEMORY: Final = msgspec.json.Decoder(_Memory)
 
 GIVEN_UP: Final = b"!"
-"""Stands before the memory of an order that was given up; `commit.lua` reads it."""
+"""Before the memory of an order that was given up: it keeps its client order id from itself and older
+ones only. `commit.lua` reads it."""
 
 
 def encode_memory(order: Order) -> bytes:

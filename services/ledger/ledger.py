@@ -187,8 +187,8 @@ class Ledger:
         return await self._reading.order(order_id)
 
     async def order_by_client_id(self, account: str, client_order_id: str) -> Order | None:
-        """The order that holds a client order id, or was given up last under it within the last hour. Raises
-        `LedgerUnavailable`."""
+        """The order that holds a client order id, or was given up last under it, for an hour (for another one
+        from a rebuild on). Raises `LedgerUnavailable`."""
         return await self._reading.order_by_client_id(account, client_order_id)
 
     async def orders(

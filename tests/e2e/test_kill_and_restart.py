@@ -20,7 +20,7 @@ from tests.e2e.clients import every_page, until_answered
 from tests.e2e.platform import RAISED_LIMITS, Platform
 from tests.support import eventually, unique_account
 
-ORDERS: Final = 1_000
+ORDERS: Final = 2_000
 ACCOUNTS: Final = 5
 IN_FLIGHT: Final = 32
 OPEN_STATES: Final = {"pending_new", "new", "partially_filled", "pending_cancel", "pending_replace"}
