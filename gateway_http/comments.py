@@ -213,6 +213,7 @@ COMMENTS: Final[Mapping[str, str]] = {
     "trade2026.risk.v1.BatchCheckResponse": "Verdicts in the order of the requests.",
     "trade2026.risk.v1.BatchCheckResponse.results": "One a request.",
     "trade2026.risk.v1.BatchReserveRequest": "Orders to reserve.",
+    "trade2026.risk.v1.BatchReserveRequest.answer_margin": "The last part of the time until the call's deadline, which the caller wants for reading the answer: orders that\nare not finished before it are answered UNAVAILABLE. Not negative. Absent: 1 ms, at most half of the time.",
     "trade2026.risk.v1.BatchReserveRequest.requests": "1 … 64 orders.",
     "trade2026.risk.v1.BatchReserveResponse": "Outcomes in the order of the requests.",
     "trade2026.risk.v1.BatchReserveResponse.results": "One a request.",

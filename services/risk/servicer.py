@@ -29,7 +29,8 @@ MAX_RESERVATIONS: Final = 64
 RESERVE_SEC: Final = 1.0
 """Time for a reservation whose caller has no deadline."""
 ANSWER_MARGIN_SEC: Final = 0.001
-"""Kept of the caller's deadline for the answer's way back (at most half of what is left)."""
+"""Kept of the caller's deadline for the answer's way back (at most half of what is left), unless the caller
+says how much."""
 _YIELD_EVERY: Final = 50
 _LEDGER_SHARE: Final = 0.9
 
@@ -84,13 +85,14 @@ class RiskServicer(risk_service_pb2_grpc.RiskServiceServicer):
 
     async def Reserve(self, request: risk_pb2.ReserveRequest, context: Context) -> risk_pb2.ReserveResponse:
         reservation = read_reservation(request, self._instruments, self._clock.now_ns())
-        (answer,) = await self._reserve([reservation], context)
+        (answer,) = await self._reserve([reservation], context, None)
         return reserve_response(answer, reservation.order.order_id)
 
     async def BatchReserve(
         self, request: risk_pb2.BatchReserveRequest, context: Context
     ) -> risk_pb2.BatchReserveResponse:
         _bounded(request.requests, MAX_RESERVATIONS)
+        margin = _margin(request)
         now_ns = self._clock.now_ns()
         read: list[Reservation | ServiceError] = []
         for one in request.requests:
@@ -98,7 +100,8 @@ class RiskServicer(risk_service_pb2_grpc.RiskServiceServicer):
                 read.append(read_reservation(one, self._instruments, now_ns))
             except ServiceError as error:
                 read.append(error)
-        answers = iter(await self._reserve([one for one in read if isinstance(one, Reservation)], context))
+        reservations = [one for one in read if isinstance(one, Reservation)]
+        answers = iter(await self._reserve(reservations, context, margin))
         response = risk_pb2.BatchReserveResponse()
         for item in read:
             try:
@@ -159,15 +162,20 @@ class RiskServicer(risk_service_pb2_grpc.RiskServiceServicer):
         self._meter.checked(asked.account, asked.symbol, verdict, (perf_counter() - started) * 1e3)
         return verdict
 
-    async def _reserve(self, reservations: Sequence[Reservation], context: Context) -> list[Answer]:
-        """One answer a reservation, in time for the caller; what is open by then is `Unknown`."""
+    async def _reserve(
+        self, reservations: Sequence[Reservation], context: Context, margin: float | None
+    ) -> list[Answer]:
+        """One answer a reservation, `margin` seconds before the caller's deadline; what is open by then is
+        `Unknown`."""
         if not reservations:
             return []
         started = perf_counter()
         remaining = context.time_remaining()
         within = RESERVE_SEC
         if remaining is not None:
-            within = min(within, remaining - min(ANSWER_MARGIN_SEC, remaining / 2))
+            if margin is None:
+                margin = min(ANSWER_MARGIN_SEC, remaining / 2)
+            within = min(within, max(0.0, remaining - margin))
 
         def answered(reservation: Reservation, answer: Answer) -> None:
             self._meter.reserved(reservation, answer, (perf_counter() - started) * 1e3)
@@ -188,6 +196,16 @@ class RiskServicer(risk_service_pb2_grpc.RiskServiceServicer):
 def _bounded(requests: Sequence[object], most: int) -> None:
     if not 1 <= len(requests) <= most:
         raise InvalidArgument("requests", f"must be 1 to {most:,} orders")
+
+
+def _margin(request: risk_pb2.BatchReserveRequest) -> float | None:
+    """Seconds that the caller wants for the answer; None when it does not say."""
+    if not request.HasField("answer_margin"):
+        return None
+    margin = request.answer_margin.ToNanoseconds() * 1e-9
+    if margin < 0:
+        raise InvalidArgument("answer_margin", "must not be negative")
+    return margin
 
 
 def _not_served(method: str) -> Unimplemented:

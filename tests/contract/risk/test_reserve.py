@@ -164,6 +164,13 @@ async def test_batch_on_one_account_never_exceeds_its_limits(reserving: RiskClie
     assert await open_orders(reserving, account) == 5
 
 
+async def test_time_for_the_answer_that_is_negative_is_refused(reserving: RiskClient, account: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        await reserving.call("BatchReserve", {"requests": [reserve(account)], "answer_margin": "-0.001s"})
+    assert (caught.value.code, caught.value.fields) == (Code.INVALID_ARGUMENT, ["answer_margin"])
+    assert await open_orders(reserving, account) == 0
+
+
 async def test_more_than_64_reservations_or_none_are_refused(reserving: RiskClient, account: str) -> None:
     for count in (0, 65):
         with pytest.raises(Refusal) as caught:
@@ -171,11 +178,12 @@ async def test_more_than_64_reservations_or_none_are_refused(reserving: RiskClie
         assert (caught.value.code, caught.value.fields) == (Code.INVALID_ARGUMENT, ["requests"])
 
 
+@pytest.mark.parametrize(("timeout", "rest"), [(0.000_01, {}), (30, {"answer_margin": "29.99999s"})])
 async def test_deadline_that_cannot_be_met_is_answered_with_no_approval(
-    in_process: RiskClient, account: str
+    in_process: RiskClient, account: str, timeout: float, rest: dict[str, Any]
 ) -> None:
     """In the process, because a deadline this short ends in a client before it is sent."""
-    answer = await in_process.call("BatchReserve", {"requests": [reserve(account)]}, timeout=0.000_01)
+    answer = await in_process.call("BatchReserve", {"requests": [reserve(account)], **rest}, timeout=timeout)
     (result,) = answer["results"]
     if "error" in result:
         assert result["error"]["details"][0]["reason"] == "RESERVATION_UNKNOWN"

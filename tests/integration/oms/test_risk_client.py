@@ -40,6 +40,8 @@ class Risk(risk_service_pb2_grpc.RiskServiceServicer):
     port: int
     ledger_id: str = "ledger"
     batches: list[list[str]] = field(default_factory=list)
+    time_sec: list[float] = field(default_factory=list)
+    """Time that each batch gave risk."""
     behave: Callable[[Any], Awaitable[Any]] | None = None
     server: Any = None
 
@@ -53,6 +55,7 @@ class Risk(risk_service_pb2_grpc.RiskServiceServicer):
 
     async def BatchReserve(self, request: Any, context: Any) -> Any:
         self.batches.append([one.order_id for one in request.requests])
+        self.time_sec.append(context.time_remaining() - request.answer_margin.ToNanoseconds() * 1e-9)
         if self.behave is not None:
             return await self.behave(request)
         return approved(request)
@@ -124,7 +127,20 @@ def in_flight() -> int:
 
 
 @pytest.fixture
-async def desk(risk: Risk, in_flight: int, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
+def timeout_sec() -> float:
+    return 2.0
+
+
+@pytest.fixture
+def patient_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer may be read long after the deadline of what it answers."""
+    monkeypatch.setattr(module, "READ_SEC", 20.0)
+
+
+@pytest.fixture
+async def desk(
+    risk: Risk, in_flight: int, timeout_sec: float, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Desk]:
     # So that there is something to learn with a deadline that a busy machine keeps.
     monkeypatch.setattr(risk_load, "LEAST_A_SECOND", 5)
     made: list[RiskClient] = []
@@ -132,7 +148,7 @@ async def desk(risk: Risk, in_flight: int, monkeypatch: pytest.MonkeyPatch) -> A
     channels = RiskChannels(
         f"127.0.0.1:{risk.port}", FACTS, lambda: made[0].channel_changed() if made else None, cash.append
     )
-    client = RiskClient(channels, 2.0, in_flight)
+    client = RiskClient(channels, timeout_sec, in_flight)
     made.append(client)
     channels.open()
     assert await channels.wait_usable(5)
@@ -242,6 +258,21 @@ async def test_a_deadline_missed_is_a_timeout_of_unknown_outcome(desk: Desk, ris
         with pytest.raises(ReservationUnknown) as unknown:
             await future
         assert unknown.value.reason == "risk_timeout"
+
+
+@pytest.mark.usefixtures("patient_reader")
+@pytest.mark.parametrize("timeout_sec", [0.2])
+async def test_an_answer_may_be_read_after_the_time_that_risk_had_for_it(
+    desk: Desk, risk: Risk, timeout_sec: float
+) -> None:
+    async def late(request: Any) -> Any:
+        await asyncio.sleep(2 * timeout_sec)
+        return approved(request)
+
+    risk.behave = late
+    assert (await desk.reserve("one")).response.approved
+    # gRPC rounds a deadline up, by at most a hundredth.
+    assert 0 < risk.time_sec[0] <= timeout_sec + 0.01 * (timeout_sec + 20)
 
 
 async def test_each_order_of_a_call_has_its_own_result(desk: Desk, risk: Risk) -> None:

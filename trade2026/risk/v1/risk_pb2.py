@@ -22,6 +22,7 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
@@ -29,7 +30,7 @@ from google.type import decimal_pb2 as google_dot_type_dot_decimal__pb2
 from trade2026.type.v1 import order_pb2 as trade2026_dot_type_dot_v1_dot_order__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ctrade2026/risk/v1/risk.proto\x12\x11trade2026.risk.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x19google/type/decimal.proto\x1a\x1dtrade2026/type/v1/order.proto\"\x8a\x02\n\x0c\x43heckRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x0e\n\x06symbol\x18\x02 \x01(\t\x12%\n\x04side\x18\x03 \x01(\x0e\x32\x17.trade2026.type.v1.Side\x12&\n\x08quantity\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\x12#\n\x05price\x18\x05 \x01(\x0b\x32\x14.google.type.Decimal\x12*\n\x04type\x18\x06 \x01(\x0e\x32\x1c.trade2026.type.v1.OrderType\x12(\n\nstop_price\x18\x07 \x01(\x0b\x32\x14.google.type.Decimal\x12\x0f\n\x07\x65xplain\x18\x08 \x01(\x08\"\xce\x01\n\rCheckResponse\x12\x10\n\x08\x61pproved\x18\x01 \x01(\x08\x12\x34\n\x06reason\x18\x02 \x01(\x0e\x32\x1f.trade2026.type.v1.DenialReasonH\x00\x88\x01\x01\x12\x14\n\x07message\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x38\n\x0b\x65xplanation\x18\x04 \x01(\x0b\x32\x1e.trade2026.risk.v1.ExplanationH\x02\x88\x01\x01\x42\t\n\x07_reasonB\n\n\x08_messageB\x0e\n\x0c_explanation\";\n\x0b\x45xplanation\x12,\n\x08\x63ontrols\x18\x01 \x03(\x0b\x32\x1a.trade2026.risk.v1.Control\"\x82\x01\n\x07\x43ontrol\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12#\n\x05value\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12#\n\x05limit\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\x12\x0f\n\x07message\x18\x05 \x01(\t\"F\n\x11\x42\x61tchCheckRequest\x12\x31\n\x08requests\x18\x01 \x03(\x0b\x32\x1f.trade2026.risk.v1.CheckRequest\"E\n\x12\x42\x61tchCheckResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.trade2026.risk.v1.CheckResult\"r\n\x0b\x43heckResult\x12\x34\n\x08response\x18\x01 \x01(\x0b\x32 .trade2026.risk.v1.CheckResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\x96\x04\n\x0eReserveRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x0e\n\x06symbol\x18\x02 \x01(\t\x12%\n\x04side\x18\x03 \x01(\x0e\x32\x17.trade2026.type.v1.Side\x12&\n\x08quantity\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\x12#\n\x05price\x18\x05 \x01(\x0b\x32\x14.google.type.Decimal\x12*\n\x04type\x18\x06 \x01(\x0e\x32\x1c.trade2026.type.v1.OrderType\x12(\n\nstop_price\x18\x07 \x01(\x0b\x32\x14.google.type.Decimal\x12\x10\n\x08order_id\x18\x08 \x01(\t\x12\x17\n\x0f\x63lient_order_id\x18\t \x01(\t\x12\x0e\n\x06\x64igest\x18\n \x01(\t\x12\x35\n\rtime_in_force\x18\x0b \x01(\x0e\x32\x1e.trade2026.type.v1.TimeInForce\x12/\n\x0b\x65xpire_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fmax_open_orders\x18\r \x01(\r\x12-\n\x08replaces\x18\x0e \x01(\x0b\x32\x1b.trade2026.risk.v1.Replaces\x12.\n\x05group\x18\x0f \x01(\x0b\x32\x1f.trade2026.risk.v1.ReserveGroup\"t\n\x0cReserveGroup\x12\x31\n\x04kind\x18\x01 \x01(\x0e\x32#.trade2026.risk.v1.ReserveGroupKind\x12\x31\n\x06orders\x18\x02 \x03(\x0b\x32!.trade2026.risk.v1.ReserveRequest\".\n\x08Replaces\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\r\"\xbb\x02\n\x0fReserveResponse\x12\x10\n\x08\x61pproved\x18\x01 \x01(\x08\x12\x34\n\x06reason\x18\x02 \x01(\x0e\x32\x1f.trade2026.type.v1.DenialReasonH\x00\x88\x01\x01\x12\x14\n\x07message\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x10\n\x08order_id\x18\x04 \x01(\t\x12,\n\x05state\x18\x05 \x01(\x0e\x32\x1d.trade2026.type.v1.OrderState\x12\x10\n\x08repeated\x18\x06 \x01(\x08\x12.\n\x10protection_price\x18\x07 \x01(\x0b\x32\x14.google.type.Decimal\x12\x31\n\x05group\x18\x08 \x03(\x0b\x32\".trade2026.risk.v1.ReserveResponseB\t\n\x07_reasonB\n\n\x08_message\"J\n\x13\x42\x61tchReserveRequest\x12\x33\n\x08requests\x18\x01 \x03(\x0b\x32!.trade2026.risk.v1.ReserveRequest\"I\n\x14\x42\x61tchReserveResponse\x12\x31\n\x07results\x18\x01 \x03(\x0b\x32 .trade2026.risk.v1.ReserveResult\"v\n\rReserveResult\x12\x36\n\x08response\x18\x01 \x01(\x0b\x32\".trade2026.risk.v1.ReserveResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"(\n\x15GetAccountRiskRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"\xfa\x03\n\x16GetAccountRiskResponse\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\"\n\x04\x63\x61sh\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\x12$\n\x06\x65quity\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12*\n\x0cworst_equity\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\x12*\n\x0c\x62uying_power\x18\x05 \x01(\x0b\x32\x14.google.type.Decimal\x12,\n\x0egross_exposure\x18\x06 \x01(\x0b\x32\x14.google.type.Decimal\x12*\n\x0cnet_exposure\x18\x07 \x01(\x0b\x32\x14.google.type.Decimal\x12!\n\x03var\x18\x08 \x01(\x0b\x32\x14.google.type.Decimal\x12\x13\n\x0bopen_orders\x18\t \x01(\r\x12\x36\n\rtrading_state\x18\n \x01(\x0e\x32\x1f.trade2026.type.v1.TradingState\x12\x33\n\x0butilisation\x18\x0b \x03(\x0b\x32\x1e.trade2026.risk.v1.Utilisation\x12.\n\x07symbols\x18\x0c \x03(\x0b\x32\x1d.trade2026.risk.v1.SymbolRisk\"u\n\x0bUtilisation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06symbol\x18\x02 \x01(\t\x12#\n\x05value\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12#\n\x05limit\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\"\xe7\x01\n\nSymbolRisk\x12\x0e\n\x06symbol\x18\x01 \x01(\t\x12&\n\x08quantity\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\x12\"\n\x04mark\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12&\n\x08open_buy\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\x12\'\n\topen_sell\x18\x05 \x01(\x0b\x32\x14.google.type.Decimal\x12,\n\x0eworst_exposure\x18\x06 \x01(\x0b\x32\x14.google.type.Decimal\"#\n\x10GetLimitsRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"\xc0\x01\n\x11GetLimitsResponse\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12@\n\x06limits\x18\x02 \x03(\x0b\x32\x30.trade2026.risk.v1.GetLimitsResponse.LimitsEntry\x12\x0f\n\x07version\x18\x03 \x01(\x04\x1aG\n\x0bLimitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.trade2026.risk.v1.Limit:\x02\x38\x01\"@\n\x05Limit\x12#\n\x05value\x18\x01 \x01(\x0b\x32\x14.google.type.Decimal\x12\x12\n\noverridden\x18\x02 \x01(\x08\"\xb2\x02\n\x13UpdateLimitsRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x42\n\x06limits\x18\x02 \x03(\x0b\x32\x32.trade2026.risk.v1.UpdateLimitsRequest.LimitsEntry\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x06 \x01(\t\x1a\x43\n\x0bLimitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal:\x02\x38\x01\"\xc6\x01\n\x14UpdateLimitsResponse\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x43\n\x06limits\x18\x02 \x03(\x0b\x32\x33.trade2026.risk.v1.UpdateLimitsResponse.LimitsEntry\x12\x0f\n\x07version\x18\x03 \x01(\x04\x1aG\n\x0bLimitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.trade2026.risk.v1.Limit:\x02\x38\x01\"/\n\x0cTradingScope\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x0e\n\x06symbol\x18\x02 \x01(\t\"H\n\x16GetTradingStateRequest\x12.\n\x05scope\x18\x01 \x01(\x0b\x32\x1f.trade2026.risk.v1.TradingScope\"h\n\x17GetTradingStateResponse\x12.\n\x05state\x18\x01 \x01(\x0e\x32\x1f.trade2026.type.v1.TradingState\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\"\x88\x01\n\x16SetTradingStateRequest\x12.\n\x05scope\x18\x01 \x01(\x0b\x32\x1f.trade2026.risk.v1.TradingScope\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x1f.trade2026.type.v1.TradingState\x12\x0e\n\x06reason\x18\x03 \x01(\t\"X\n\x17SetTradingStateResponse\x12.\n\x05state\x18\x01 \x01(\x0e\x32\x1f.trade2026.type.v1.TradingState\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"\x17\n\x15GetServiceInfoRequest\"e\n\x16GetServiceInfoResponse\x12\x11\n\tledger_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0bgrpc_engine\x18\x03 \x01(\t\x12\x12\n\npartitions\x18\x04 \x01(\r*r\n\x10ReserveGroupKind\x12\"\n\x1eRESERVE_GROUP_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16RESERVE_GROUP_KIND_OCO\x10\x01\x12\x1e\n\x1aRESERVE_GROUP_KIND_BRACKET\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ctrade2026/risk/v1/risk.proto\x12\x11trade2026.risk.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x19google/type/decimal.proto\x1a\x1dtrade2026/type/v1/order.proto\"\x8a\x02\n\x0c\x43heckRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x0e\n\x06symbol\x18\x02 \x01(\t\x12%\n\x04side\x18\x03 \x01(\x0e\x32\x17.trade2026.type.v1.Side\x12&\n\x08quantity\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\x12#\n\x05price\x18\x05 \x01(\x0b\x32\x14.google.type.Decimal\x12*\n\x04type\x18\x06 \x01(\x0e\x32\x1c.trade2026.type.v1.OrderType\x12(\n\nstop_price\x18\x07 \x01(\x0b\x32\x14.google.type.Decimal\x12\x0f\n\x07\x65xplain\x18\x08 \x01(\x08\"\xce\x01\n\rCheckResponse\x12\x10\n\x08\x61pproved\x18\x01 \x01(\x08\x12\x34\n\x06reason\x18\x02 \x01(\x0e\x32\x1f.trade2026.type.v1.DenialReasonH\x00\x88\x01\x01\x12\x14\n\x07message\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x38\n\x0b\x65xplanation\x18\x04 \x01(\x0b\x32\x1e.trade2026.risk.v1.ExplanationH\x02\x88\x01\x01\x42\t\n\x07_reasonB\n\n\x08_messageB\x0e\n\x0c_explanation\";\n\x0b\x45xplanation\x12,\n\x08\x63ontrols\x18\x01 \x03(\x0b\x32\x1a.trade2026.risk.v1.Control\"\x82\x01\n\x07\x43ontrol\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12#\n\x05value\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12#\n\x05limit\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\x12\x0f\n\x07message\x18\x05 \x01(\t\"F\n\x11\x42\x61tchCheckRequest\x12\x31\n\x08requests\x18\x01 \x03(\x0b\x32\x1f.trade2026.risk.v1.CheckRequest\"E\n\x12\x42\x61tchCheckResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.trade2026.risk.v1.CheckResult\"r\n\x0b\x43heckResult\x12\x34\n\x08response\x18\x01 \x01(\x0b\x32 .trade2026.risk.v1.CheckResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\x96\x04\n\x0eReserveRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x0e\n\x06symbol\x18\x02 \x01(\t\x12%\n\x04side\x18\x03 \x01(\x0e\x32\x17.trade2026.type.v1.Side\x12&\n\x08quantity\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\x12#\n\x05price\x18\x05 \x01(\x0b\x32\x14.google.type.Decimal\x12*\n\x04type\x18\x06 \x01(\x0e\x32\x1c.trade2026.type.v1.OrderType\x12(\n\nstop_price\x18\x07 \x01(\x0b\x32\x14.google.type.Decimal\x12\x10\n\x08order_id\x18\x08 \x01(\t\x12\x17\n\x0f\x63lient_order_id\x18\t \x01(\t\x12\x0e\n\x06\x64igest\x18\n \x01(\t\x12\x35\n\rtime_in_force\x18\x0b \x01(\x0e\x32\x1e.trade2026.type.v1.TimeInForce\x12/\n\x0b\x65xpire_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fmax_open_orders\x18\r \x01(\r\x12-\n\x08replaces\x18\x0e \x01(\x0b\x32\x1b.trade2026.risk.v1.Replaces\x12.\n\x05group\x18\x0f \x01(\x0b\x32\x1f.trade2026.risk.v1.ReserveGroup\"t\n\x0cReserveGroup\x12\x31\n\x04kind\x18\x01 \x01(\x0e\x32#.trade2026.risk.v1.ReserveGroupKind\x12\x31\n\x06orders\x18\x02 \x03(\x0b\x32!.trade2026.risk.v1.ReserveRequest\".\n\x08Replaces\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\r\"\xbb\x02\n\x0fReserveResponse\x12\x10\n\x08\x61pproved\x18\x01 \x01(\x08\x12\x34\n\x06reason\x18\x02 \x01(\x0e\x32\x1f.trade2026.type.v1.DenialReasonH\x00\x88\x01\x01\x12\x14\n\x07message\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x10\n\x08order_id\x18\x04 \x01(\t\x12,\n\x05state\x18\x05 \x01(\x0e\x32\x1d.trade2026.type.v1.OrderState\x12\x10\n\x08repeated\x18\x06 \x01(\x08\x12.\n\x10protection_price\x18\x07 \x01(\x0b\x32\x14.google.type.Decimal\x12\x31\n\x05group\x18\x08 \x03(\x0b\x32\".trade2026.risk.v1.ReserveResponseB\t\n\x07_reasonB\n\n\x08_message\"|\n\x13\x42\x61tchReserveRequest\x12\x33\n\x08requests\x18\x01 \x03(\x0b\x32!.trade2026.risk.v1.ReserveRequest\x12\x30\n\ranswer_margin\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"I\n\x14\x42\x61tchReserveResponse\x12\x31\n\x07results\x18\x01 \x03(\x0b\x32 .trade2026.risk.v1.ReserveResult\"v\n\rReserveResult\x12\x36\n\x08response\x18\x01 \x01(\x0b\x32\".trade2026.risk.v1.ReserveResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"(\n\x15GetAccountRiskRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"\xfa\x03\n\x16GetAccountRiskResponse\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\"\n\x04\x63\x61sh\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\x12$\n\x06\x65quity\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12*\n\x0cworst_equity\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\x12*\n\x0c\x62uying_power\x18\x05 \x01(\x0b\x32\x14.google.type.Decimal\x12,\n\x0egross_exposure\x18\x06 \x01(\x0b\x32\x14.google.type.Decimal\x12*\n\x0cnet_exposure\x18\x07 \x01(\x0b\x32\x14.google.type.Decimal\x12!\n\x03var\x18\x08 \x01(\x0b\x32\x14.google.type.Decimal\x12\x13\n\x0bopen_orders\x18\t \x01(\r\x12\x36\n\rtrading_state\x18\n \x01(\x0e\x32\x1f.trade2026.type.v1.TradingState\x12\x33\n\x0butilisation\x18\x0b \x03(\x0b\x32\x1e.trade2026.risk.v1.Utilisation\x12.\n\x07symbols\x18\x0c \x03(\x0b\x32\x1d.trade2026.risk.v1.SymbolRisk\"u\n\x0bUtilisation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06symbol\x18\x02 \x01(\t\x12#\n\x05value\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12#\n\x05limit\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\"\xe7\x01\n\nSymbolRisk\x12\x0e\n\x06symbol\x18\x01 \x01(\t\x12&\n\x08quantity\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal\x12\"\n\x04mark\x18\x03 \x01(\x0b\x32\x14.google.type.Decimal\x12&\n\x08open_buy\x18\x04 \x01(\x0b\x32\x14.google.type.Decimal\x12\'\n\topen_sell\x18\x05 \x01(\x0b\x32\x14.google.type.Decimal\x12,\n\x0eworst_exposure\x18\x06 \x01(\x0b\x32\x14.google.type.Decimal\"#\n\x10GetLimitsRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"\xc0\x01\n\x11GetLimitsResponse\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12@\n\x06limits\x18\x02 \x03(\x0b\x32\x30.trade2026.risk.v1.GetLimitsResponse.LimitsEntry\x12\x0f\n\x07version\x18\x03 \x01(\x04\x1aG\n\x0bLimitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.trade2026.risk.v1.Limit:\x02\x38\x01\"@\n\x05Limit\x12#\n\x05value\x18\x01 \x01(\x0b\x32\x14.google.type.Decimal\x12\x12\n\noverridden\x18\x02 \x01(\x08\"\xb2\x02\n\x13UpdateLimitsRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x42\n\x06limits\x18\x02 \x03(\x0b\x32\x32.trade2026.risk.v1.UpdateLimitsRequest.LimitsEntry\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x06 \x01(\t\x1a\x43\n\x0bLimitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.google.type.Decimal:\x02\x38\x01\"\xc6\x01\n\x14UpdateLimitsResponse\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x43\n\x06limits\x18\x02 \x03(\x0b\x32\x33.trade2026.risk.v1.UpdateLimitsResponse.LimitsEntry\x12\x0f\n\x07version\x18\x03 \x01(\x04\x1aG\n\x0bLimitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.trade2026.risk.v1.Limit:\x02\x38\x01\"/\n\x0cTradingScope\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x0e\n\x06symbol\x18\x02 \x01(\t\"H\n\x16GetTradingStateRequest\x12.\n\x05scope\x18\x01 \x01(\x0b\x32\x1f.trade2026.risk.v1.TradingScope\"h\n\x17GetTradingStateResponse\x12.\n\x05state\x18\x01 \x01(\x0e\x32\x1f.trade2026.type.v1.TradingState\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\"\x88\x01\n\x16SetTradingStateRequest\x12.\n\x05scope\x18\x01 \x01(\x0b\x32\x1f.trade2026.risk.v1.TradingScope\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x1f.trade2026.type.v1.TradingState\x12\x0e\n\x06reason\x18\x03 \x01(\t\"X\n\x17SetTradingStateResponse\x12.\n\x05state\x18\x01 \x01(\x0e\x32\x1f.trade2026.type.v1.TradingState\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"\x17\n\x15GetServiceInfoRequest\"e\n\x16GetServiceInfoResponse\x12\x11\n\tledger_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0bgrpc_engine\x18\x03 \x01(\t\x12\x12\n\npartitions\x18\x04 \x01(\r*r\n\x10ReserveGroupKind\x12\"\n\x1eRESERVE_GROUP_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16RESERVE_GROUP_KIND_OCO\x10\x01\x12\x1e\n\x1aRESERVE_GROUP_KIND_BRACKET\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,72 +43,72 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATELIMITSREQUEST_LIMITSENTRY']._serialized_options = b'8\001'
   _globals['_UPDATELIMITSRESPONSE_LIMITSENTRY']._loaded_options = None
   _globals['_UPDATELIMITSRESPONSE_LIMITSENTRY']._serialized_options = b'8\001'
-  _globals['_RESERVEGROUPKIND']._serialized_start=4722
-  _globals['_RESERVEGROUPKIND']._serialized_end=4836
-  _globals['_CHECKREQUEST']._serialized_start=202
-  _globals['_CHECKREQUEST']._serialized_end=468
-  _globals['_CHECKRESPONSE']._serialized_start=471
-  _globals['_CHECKRESPONSE']._serialized_end=677
-  _globals['_EXPLANATION']._serialized_start=679
-  _globals['_EXPLANATION']._serialized_end=738
-  _globals['_CONTROL']._serialized_start=741
-  _globals['_CONTROL']._serialized_end=871
-  _globals['_BATCHCHECKREQUEST']._serialized_start=873
-  _globals['_BATCHCHECKREQUEST']._serialized_end=943
-  _globals['_BATCHCHECKRESPONSE']._serialized_start=945
-  _globals['_BATCHCHECKRESPONSE']._serialized_end=1014
-  _globals['_CHECKRESULT']._serialized_start=1016
-  _globals['_CHECKRESULT']._serialized_end=1130
-  _globals['_RESERVEREQUEST']._serialized_start=1133
-  _globals['_RESERVEREQUEST']._serialized_end=1667
-  _globals['_RESERVEGROUP']._serialized_start=1669
-  _globals['_RESERVEGROUP']._serialized_end=1785
-  _globals['_REPLACES']._serialized_start=1787
-  _globals['_REPLACES']._serialized_end=1833
-  _globals['_RESERVERESPONSE']._serialized_start=1836
-  _globals['_RESERVERESPONSE']._serialized_end=2151
-  _globals['_BATCHRESERVEREQUEST']._serialized_start=2153
-  _globals['_BATCHRESERVEREQUEST']._serialized_end=2227
-  _globals['_BATCHRESERVERESPONSE']._serialized_start=2229
-  _globals['_BATCHRESERVERESPONSE']._serialized_end=2302
-  _globals['_RESERVERESULT']._serialized_start=2304
-  _globals['_RESERVERESULT']._serialized_end=2422
-  _globals['_GETACCOUNTRISKREQUEST']._serialized_start=2424
-  _globals['_GETACCOUNTRISKREQUEST']._serialized_end=2464
-  _globals['_GETACCOUNTRISKRESPONSE']._serialized_start=2467
-  _globals['_GETACCOUNTRISKRESPONSE']._serialized_end=2973
-  _globals['_UTILISATION']._serialized_start=2975
-  _globals['_UTILISATION']._serialized_end=3092
-  _globals['_SYMBOLRISK']._serialized_start=3095
-  _globals['_SYMBOLRISK']._serialized_end=3326
-  _globals['_GETLIMITSREQUEST']._serialized_start=3328
-  _globals['_GETLIMITSREQUEST']._serialized_end=3363
-  _globals['_GETLIMITSRESPONSE']._serialized_start=3366
-  _globals['_GETLIMITSRESPONSE']._serialized_end=3558
-  _globals['_GETLIMITSRESPONSE_LIMITSENTRY']._serialized_start=3487
-  _globals['_GETLIMITSRESPONSE_LIMITSENTRY']._serialized_end=3558
-  _globals['_LIMIT']._serialized_start=3560
-  _globals['_LIMIT']._serialized_end=3624
-  _globals['_UPDATELIMITSREQUEST']._serialized_start=3627
-  _globals['_UPDATELIMITSREQUEST']._serialized_end=3933
-  _globals['_UPDATELIMITSREQUEST_LIMITSENTRY']._serialized_start=3866
-  _globals['_UPDATELIMITSREQUEST_LIMITSENTRY']._serialized_end=3933
-  _globals['_UPDATELIMITSRESPONSE']._serialized_start=3936
-  _globals['_UPDATELIMITSRESPONSE']._serialized_end=4134
-  _globals['_UPDATELIMITSRESPONSE_LIMITSENTRY']._serialized_start=3487
-  _globals['_UPDATELIMITSRESPONSE_LIMITSENTRY']._serialized_end=3558
-  _globals['_TRADINGSCOPE']._serialized_start=4136
-  _globals['_TRADINGSCOPE']._serialized_end=4183
-  _globals['_GETTRADINGSTATEREQUEST']._serialized_start=4185
-  _globals['_GETTRADINGSTATEREQUEST']._serialized_end=4257
-  _globals['_GETTRADINGSTATERESPONSE']._serialized_start=4259
-  _globals['_GETTRADINGSTATERESPONSE']._serialized_end=4363
-  _globals['_SETTRADINGSTATEREQUEST']._serialized_start=4366
-  _globals['_SETTRADINGSTATEREQUEST']._serialized_end=4502
-  _globals['_SETTRADINGSTATERESPONSE']._serialized_start=4504
-  _globals['_SETTRADINGSTATERESPONSE']._serialized_end=4592
-  _globals['_GETSERVICEINFOREQUEST']._serialized_start=4594
-  _globals['_GETSERVICEINFOREQUEST']._serialized_end=4617
-  _globals['_GETSERVICEINFORESPONSE']._serialized_start=4619
-  _globals['_GETSERVICEINFORESPONSE']._serialized_end=4720
+  _globals['_RESERVEGROUPKIND']._serialized_start=4804
+  _globals['_RESERVEGROUPKIND']._serialized_end=4918
+  _globals['_CHECKREQUEST']._serialized_start=234
+  _globals['_CHECKREQUEST']._serialized_end=500
+  _globals['_CHECKRESPONSE']._serialized_start=503
+  _globals['_CHECKRESPONSE']._serialized_end=709
+  _globals['_EXPLANATION']._serialized_start=711
+  _globals['_EXPLANATION']._serialized_end=770
+  _globals['_CONTROL']._serialized_start=773
+  _globals['_CONTROL']._serialized_end=903
+  _globals['_BATCHCHECKREQUEST']._serialized_start=905
+  _globals['_BATCHCHECKREQUEST']._serialized_end=975
+  _globals['_BATCHCHECKRESPONSE']._serialized_start=977
+  _globals['_BATCHCHECKRESPONSE']._serialized_end=1046
+  _globals['_CHECKRESULT']._serialized_start=1048
+  _globals['_CHECKRESULT']._serialized_end=1162
+  _globals['_RESERVEREQUEST']._serialized_start=1165
+  _globals['_RESERVEREQUEST']._serialized_end=1699
+  _globals['_RESERVEGROUP']._serialized_start=1701
+  _globals['_RESERVEGROUP']._serialized_end=1817
+  _globals['_REPLACES']._serialized_start=1819
+  _globals['_REPLACES']._serialized_end=1865
+  _globals['_RESERVERESPONSE']._serialized_start=1868
+  _globals['_RESERVERESPONSE']._serialized_end=2183
+  _globals['_BATCHRESERVEREQUEST']._serialized_start=2185
+  _globals['_BATCHRESERVEREQUEST']._serialized_end=2309
+  _globals['_BATCHRESERVERESPONSE']._serialized_start=2311
+  _globals['_BATCHRESERVERESPONSE']._serialized_end=2384
+  _globals['_RESERVERESULT']._serialized_start=2386
+  _globals['_RESERVERESULT']._serialized_end=2504
+  _globals['_GETACCOUNTRISKREQUEST']._serialized_start=2506
+  _globals['_GETACCOUNTRISKREQUEST']._serialized_end=2546
+  _globals['_GETACCOUNTRISKRESPONSE']._serialized_start=2549
+  _globals['_GETACCOUNTRISKRESPONSE']._serialized_end=3055
+  _globals['_UTILISATION']._serialized_start=3057
+  _globals['_UTILISATION']._serialized_end=3174
+  _globals['_SYMBOLRISK']._serialized_start=3177
+  _globals['_SYMBOLRISK']._serialized_end=3408
+  _globals['_GETLIMITSREQUEST']._serialized_start=3410
+  _globals['_GETLIMITSREQUEST']._serialized_end=3445
+  _globals['_GETLIMITSRESPONSE']._serialized_start=3448
+  _globals['_GETLIMITSRESPONSE']._serialized_end=3640
+  _globals['_GETLIMITSRESPONSE_LIMITSENTRY']._serialized_start=3569
+  _globals['_GETLIMITSRESPONSE_LIMITSENTRY']._serialized_end=3640
+  _globals['_LIMIT']._serialized_start=3642
+  _globals['_LIMIT']._serialized_end=3706
+  _globals['_UPDATELIMITSREQUEST']._serialized_start=3709
+  _globals['_UPDATELIMITSREQUEST']._serialized_end=4015
+  _globals['_UPDATELIMITSREQUEST_LIMITSENTRY']._serialized_start=3948
+  _globals['_UPDATELIMITSREQUEST_LIMITSENTRY']._serialized_end=4015
+  _globals['_UPDATELIMITSRESPONSE']._serialized_start=4018
+  _globals['_UPDATELIMITSRESPONSE']._serialized_end=4216
+  _globals['_UPDATELIMITSRESPONSE_LIMITSENTRY']._serialized_start=3569
+  _globals['_UPDATELIMITSRESPONSE_LIMITSENTRY']._serialized_end=3640
+  _globals['_TRADINGSCOPE']._serialized_start=4218
+  _globals['_TRADINGSCOPE']._serialized_end=4265
+  _globals['_GETTRADINGSTATEREQUEST']._serialized_start=4267
+  _globals['_GETTRADINGSTATEREQUEST']._serialized_end=4339
+  _globals['_GETTRADINGSTATERESPONSE']._serialized_start=4341
+  _globals['_GETTRADINGSTATERESPONSE']._serialized_end=4445
+  _globals['_SETTRADINGSTATEREQUEST']._serialized_start=4448
+  _globals['_SETTRADINGSTATEREQUEST']._serialized_end=4584
+  _globals['_SETTRADINGSTATERESPONSE']._serialized_start=4586
+  _globals['_SETTRADINGSTATERESPONSE']._serialized_end=4674
+  _globals['_GETSERVICEINFOREQUEST']._serialized_start=4676
+  _globals['_GETSERVICEINFOREQUEST']._serialized_end=4699
+  _globals['_GETSERVICEINFORESPONSE']._serialized_start=4701
+  _globals['_GETSERVICEINFORESPONSE']._serialized_end=4802
 # @@protoc_insertion_point(module_scope)
