@@ -74,7 +74,7 @@ async def run(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await board.probe_once()
     probing = asyncio.create_task(board.run(), name="health")
-    server = await serve(app, host, port, grace_sec=GRACE_SEC)
+    server = await serve(app, host, port, direct=app.direct, grace_sec=GRACE_SEC)
     _log.info("gateway ready", port=server.port, targets=[address for _, address in targets])
     await stop.wait()
     board.stopping()

@@ -5,6 +5,7 @@ beside them (health, the OpenAPI document, its rendering) are a Starlette applic
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Final
 from urllib.parse import quote
 
@@ -24,6 +25,7 @@ from gateway_http.router import Route, Router
 from gateway_http.targets import Binding, Target
 from gateway_http.templates import BadPath
 from services.runtime.errors import InvalidArgument
+from services.runtime.http_direct import Respond
 
 _PATH_CHARACTERS: Final = "/-._~!$&'()*+,;=:@"
 
@@ -75,6 +77,18 @@ class Gateway:
             await send_answer(failed(MethodNotAllowed(allowed)), send)
         else:
             await self._pages(scope, receive, send)
+
+    def direct(self, method: str, path: str) -> Respond | None:
+        """What answers a request that has come whole; None: only the application itself does. For
+        `http_server.serve`."""
+        try:
+            found = self._router.find(method, path)
+        except BadPath:
+            return None
+        if found is None:
+            return None
+        endpoint, variables = found
+        return partial(endpoint.respond, variables) if isinstance(endpoint, UnaryEndpoint) else None
 
     async def stop(self, grace_sec: float) -> None:
         """First step of a stop: new calls are answered 503, event streams end, running unary calls are waited

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, Protocol
 
 from google.protobuf.descriptor import MethodDescriptor
@@ -27,6 +27,7 @@ from gateway_http.request_binding import RequestBinding
 from gateway_http.servicer_context import HttpServicerContext
 from gateway_http.targets import UnaryCall
 from services.runtime.errors import InvalidArgument, ServiceError
+from services.runtime.http_direct import Headers
 
 MAX_BODY_BYTES: Final = 64 << 10
 MAX_BATCH_BYTES: Final = 1 << 20
@@ -93,8 +94,20 @@ class RequestSource:
         if self._binding.takes_body:
             _refuse_drive_by(headers)
             body = await self._clock.bound(_read_body(headers, receive, self._limit))
+        return self._build(variables, headers, scope["query_string"], body)
+
+    def whole(self, variables: Mapping[str, str], headers: Headers, query: bytes, body: bytes) -> Message:
+        """The request that has come whole, with a body within any limit. Raises what `failed` tells."""
+        named = dict(headers)
+        if self._binding.takes_body:
+            _refuse_drive_by(named)
+        return self._build(variables, named, query, body)
+
+    def _build(
+        self, variables: Mapping[str, str], headers: Mapping[bytes, bytes], query: bytes, body: bytes
+    ) -> Message:
         try:
-            return self._binding.build(variables, scope["query_string"], body, headers)
+            return self._binding.build(variables, query, body, headers)
         except RecursionError:
             raise InvalidArgument("", "the value is nested too deep") from None
 
@@ -182,28 +195,46 @@ class UnaryEndpoint:
         if request is None:
             return
         self._calls.enter()
+        headers, client = scope["headers"], scope.get("client")
         if self._reads_only:
-            await send_answer(await self._answer(request, scope), send)
+            await send_answer(await self._answer(request, headers, client), send)
             return
         # Its own task: what the servicer has begun to persist it also publishes, whoever goes away.
         # A cancelled caller cancels the future alone; asyncio.shield does the same at more cost.
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[Answer] = loop.create_future()
-        self._calls.hold(loop.create_task(self._run(request, scope, answered)))
+        self._calls.hold(loop.create_task(self._run(self._answer(request, headers, client), answered)))
         await send_answer(await answered, send)
 
-    async def _run(self, request: Message, scope: Scope, answered: "asyncio.Future[Answer]") -> None:
+    async def respond(
+        self,
+        variables: Mapping[str, str],
+        headers: Headers,
+        query: bytes,
+        body: bytes,
+        client: tuple[str, int] | None,
+    ) -> Answer:
+        """Answers a request that has come whole (`http_direct.Respond`). Nobody may cancel it."""
         try:
-            answer = await self._answer(request, scope)
+            _refuse_over_bound(self._calls)
+            request = self._source.whole(variables, headers, query, body)
+        except (ServiceError, FieldError, MalformedJson) as error:
+            return failed(error)
+        self._calls.enter()
+        return await self._answer(request, headers, client)
+
+    async def _run(self, answering: Coroutine[Any, Any, Answer], answered: "asyncio.Future[Answer]") -> None:
+        try:
+            answer = await answering
         except BaseException:
             answered.cancel()
             raise
         if not answered.done():
             answered.set_result(answer)
 
-    async def _answer(self, request: Message, scope: Scope) -> Answer:
+    async def _answer(self, request: Message, headers: Headers, client: tuple[str, int] | None) -> Answer:
         """Runs the call that was entered, and leaves it."""
-        context = HttpServicerContext(scope["headers"], scope.get("client"))
+        context = HttpServicerContext(headers, client)
         try:
             response = await self._call(request, context)
             status = context.failure()

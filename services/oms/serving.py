@@ -58,7 +58,12 @@ async def open_ports(
         admission=admission,
     )
     http = await serve(
-        app, settings.host, settings.port, reuse_port=context.workers > 1, on_failure=context.fail
+        app,
+        settings.host,
+        settings.port,
+        reuse_port=context.workers > 1,
+        direct=app.direct,
+        on_failure=context.fail,
     )
 
     async def close() -> None:

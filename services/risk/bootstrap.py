@@ -86,6 +86,7 @@ async def run(context: WorkerContext[RiskSettings]) -> None:
         settings.host,
         settings.port,
         reuse_port=context.workers > 1,
+        direct=app.direct,
         grace_sec=grace,
         on_failure=context.fail,
     )

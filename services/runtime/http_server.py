@@ -5,11 +5,14 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
+from services.runtime.http_direct import DirectProtocol, Find
 from services.runtime.liveness import progress
 
 BACKLOG: Final = 4096
@@ -95,18 +98,20 @@ async def serve(
     port: int,
     reuse_port: bool = False,
     *,
+    direct: Find | None = None,
     grace_sec: float = 10.0,
     on_failure: Callable[[BaseException], None] | None = None,
 ) -> HttpServer:
     """Serves the ASGI application `app`; returns when it accepts connections.
 
-    `reuse_port`: several workers share the port. `on_failure` is told if the server ends without `stop` (use
+    `reuse_port`: several workers share the port. `direct` finds what answers a small request without ASGI;
+    what it begins, nothing interrupts. `on_failure` is told if the server ends without `stop` (use
     `context.fail`). Raises `OSError` when the port is taken.
     """
     listener = bind(host, port, reuse_port)
     config = uvicorn.Config(
         _counting_as_progress(app),
-        http=_Protocol,
+        http=_Protocol if direct is None else _direct_protocols(direct),  # type: ignore[arg-type]
         loop="none",
         ws="none",
         lifespan="off",
@@ -134,6 +139,16 @@ async def serve(
             raise OSError(f"HTTP cannot listen on {host}:{port}")
         await asyncio.sleep(0.001)
     return HttpServer(server, task, listener_port(listener, port), grace_sec)
+
+
+def _direct_protocols(find: Find) -> Callable[..., DirectProtocol]:
+    running: set[asyncio.Task[None]] = set()
+
+    def make(*, server_state: ServerState, **others: Any) -> DirectProtocol:
+        library = partial(_Protocol, server_state=server_state, **others)
+        return DirectProtocol(find, library, server_state, running, KEEP_ALIVE_SEC)
+
+    return make
 
 
 def _counting_as_progress(app: Any) -> Any:

@@ -7,6 +7,7 @@ import json
 import pytest
 from google.protobuf import json_format
 
+from services.runtime.http_direct import MAX_BYTES
 from tests.contract.gateway_http.conftest import Served
 from trade2026.risk.v1 import risk_pb2
 from trade2026.type.v1 import order_pb2 as types
@@ -149,3 +150,16 @@ async def test_the_answer_is_what_protobuf_itself_would_read(served: Served) -> 
     plain = json.loads(answer.content)
     plain["explanation"]["controls"][0]["value"] = {"value": "0.1"}
     assert json_format.ParseDict(plain, risk_pb2.CheckResponse()).approved is False
+
+
+async def test_what_is_answered_directly_is_unary_and_small(
+    served: Served, request: pytest.FixtureRequest
+) -> None:
+    await served.client.post("/check", content=EXAMPLE)
+    await served.client.get("/positions/test_account")
+    await served.client.get("/orders/a%FF")  # no UTF-8
+    await served.client.get("/health")
+    await served.client.get("/nowhere")
+    await served.client.post("/check", content=b" " * MAX_BYTES + EXAMPLE.encode())
+    directly = [("POST", "/check"), ("GET", "/positions/test_account")]
+    assert served.direct == (directly if "[direct]" in request.node.name else [])
