@@ -93,23 +93,25 @@ def grpc_load(
     """Runs ghz for `seconds`. With `rate` the load is open-loop (`--async`): requests start on time, answered
     or not; otherwise `concurrency` callers wait for their answers, until `requests` are sent if it is given.
 
-    `data` may use ghz's templates, for example `{{.RequestNumber}}`; a list is sent in turn. With
-    `authorities`, a PEM file, the calls are encrypted.
+    `data` may use ghz's templates, for example `{{.RequestNumber}}`, but not ghz's own functions, which it would
+    prepare for each call; a list is sent in turn. With `authorities`, a PEM file, the calls are encrypted.
     """
     count = requests or round(rate * seconds)
+    text = json.dumps(data)
     command = [
         tool("ghz"),
         *(("--insecure",) if authorities is None else ("--cacert", str(authorities))),
         *("--format", "json", "--call", call),
         *("--concurrency", str(concurrency), "--connections", str(connections)),
         *(("--total", str(count)) if count else ("--duration", f"{seconds}s", "--duration-stop", "wait")),
-        *("--data-file", "{data}", "--timeout", "20s"),
+        *("--data-file", "{data}", "--timeout", "20s", "--disable-template-functions"),
+        *(() if "{{" in text else ("--disable-template-data",)),
         *(() if reflection else ("--protoset", str(PROTOSET))),
         *(("--async", "--rps", str(rate)) if rate else ()),
         address,
     ]
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(data, file)
+        file.write(text)
         file.flush()
         result = json.loads(_run([part.format(data=file.name) for part in command]))
     details = result["details"] or []
