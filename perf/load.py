@@ -93,8 +93,9 @@ def grpc_load(
     """Runs ghz for `seconds`. With `rate` the load is open-loop (`--async`): requests start on time, answered
     or not; otherwise `concurrency` callers wait for their answers, until `requests` are sent if it is given.
 
-    `data` may use ghz's templates, for example `{{.RequestNumber}}`, but not ghz's own functions, which it would
-    prepare for each call; a list is sent in turn. With `authorities`, a PEM file, the calls are encrypted.
+    `data` may use ghz's templates, for example `{{.RequestNumber}}`, but not ghz's own functions, which it
+    would prepare for each call; a list is sent in turn. With `authorities`, a PEM file, the calls are
+    encrypted.
     """
     count = requests or round(rate * seconds)
     text = json.dumps(data)

@@ -213,6 +213,7 @@ class DirectProtocol(asyncio.Protocol):
         protocol.data_received(data)
 
     def _forget(self) -> None:
+        del self._parser  # they hold each other
         self._state.connections.discard(self)
         if self._idle is not None:
             self._idle.cancel()
