@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,10 @@ CENTILES: Final = (50.0, 90.0, 99.0, 99.9)
 CONNECTIONS: Final = 4_000
 """Of the HTTP tool at most: an overload of a few seconds must reach the server. With fewer connections the
 tool's own queue grows until its requests time out, and the server has nothing to refuse."""
+_ENDED_CONNECTIONS: Final = 8_000
+"""Beyond, with as many new ones as the tool opens, half of all ports is taken: the kernel then tries them one
+by one at each connection, and an overload of the server becomes one of the machine."""
+_PORTS_WITHIN_SEC: Final = 70.0
 
 
 class ToolMissing(Exception):
@@ -126,6 +131,23 @@ def grpc_load(
         outcomes=dict(outcomes),
         accepted=centiles(entry["latency"] / 1e6 for entry in details if entry["status"] == "OK"),
     )
+
+
+def wait_for_ports() -> None:
+    """Returns when the ports of connections that have ended are free again, but for so many that the kernel
+    finds one at once."""
+    deadline = time.monotonic() + _PORTS_WITHIN_SEC
+    while _ended_connections() > _ENDED_CONNECTIONS and time.monotonic() < deadline:
+        time.sleep(0.5)
+
+
+def _ended_connections() -> int:
+    """Connections whose ports are kept for a minute after their end; 0 where the system does not tell."""
+    try:
+        found = re.search(r"^TCP:.* tw (\d+)", Path("/proc/net/sockstat").read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
 
 
 def http_load(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from perf.load import Load
+from perf.load import Load, wait_for_ports
 from perf.machine import Moment
 from perf.processes import Usage, Watch
 
@@ -131,6 +131,7 @@ def measure(
     outcomes: Outcomes | None = None,
 ) -> Measured:
     """Runs a load once, waits for its consequences, and says what everything used."""
+    wait_for_ports()
     told = outcomes() if outcomes else Counter[str]()
     before = Moment.now()
     client_before, self_before = children_cpu(), time.process_time()

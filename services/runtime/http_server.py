@@ -16,6 +16,8 @@ from services.runtime.http_direct import DirectProtocol, Find
 from services.runtime.liveness import progress
 
 BACKLOG: Final = 4096
+ACCEPTED_A_TURN: Final = 32
+"""Connections that are accepted in one turn of the loop at most."""
 KEEP_ALIVE_SEC: Final = 75
 AT_ONCE_BYTES: Final = 65_536
 """Bytes of a response that do not wait for the end of a turn."""
@@ -124,10 +126,13 @@ async def serve(
         timeout_graceful_shutdown=max(1, round(grace_sec)),
     )
     server = _Server(config)
-    task = asyncio.get_running_loop().create_task(server.serve([listener]), name=f"http {port}")
+    # uvloop accepts one connection of each socket a turn, and the turns of a busy loop are long.
+    same = [listener, *(listener.dup() for _ in range(ACCEPTED_A_TURN - 1))]
+    task = asyncio.get_running_loop().create_task(server.serve(same), name=f"http {port}")
 
     def ended(done: asyncio.Task[None]) -> None:
-        listener.close()
+        for one in same:
+            one.close()
         if done.cancelled() or server.should_exit or on_failure is None:
             return
         on_failure(done.exception() or RuntimeError("the HTTP server ended"))

@@ -1,6 +1,7 @@
 """The HTTP server in the worker's loop, called by a real client."""
 
 import asyncio
+import contextlib
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -8,12 +9,21 @@ from typing import Any
 
 import httpx
 import pytest
+import uvloop
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from services.runtime.http_server import AT_ONCE_BYTES, SILENT_PEER_SEC, HttpServer, JoinedWrites, bind, serve
+from services.runtime.http_server import (
+    ACCEPTED_A_TURN,
+    AT_ONCE_BYTES,
+    SILENT_PEER_SEC,
+    HttpServer,
+    JoinedWrites,
+    bind,
+    serve,
+)
 from services.runtime.local_stack import free_ports
 from tests.support import eventually
 
@@ -121,6 +131,34 @@ async def test_several_workers_share_a_port(app: App) -> None:
         assert (await client.get(f"http://{HOST}:{port}/now")).status_code == 200
     for one in servers:
         await one.stop()
+
+
+def test_a_busy_loop_accepts_many_connections_a_turn() -> None:
+    """On the loop that the services use, which accepts one connection of a socket a turn."""
+
+    async def turns_until_answered(count: int) -> int:
+        server = await serve(App().asgi, HOST, 0)
+        connections = [socket.create_connection((HOST, server.port)) for _ in range(count)]
+        for connection in connections:
+            connection.setblocking(False)
+            connection.send(b"GET /now HTTP/1.1\r\nHost: here\r\n\r\n")
+        turns = 0
+        waiting = set(connections)
+        while waiting:
+            turns += 1
+            await asyncio.sleep(0)
+            for connection in tuple(waiting):
+                with contextlib.suppress(BlockingIOError):
+                    assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+                    waiting.discard(connection)
+        for connection in connections:
+            connection.close()
+        await server.stop()
+        return turns
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        alone = runner.run(turns_until_answered(1))
+        assert runner.run(turns_until_answered(ACCEPTED_A_TURN * 4)) < alone + ACCEPTED_A_TURN
 
 
 async def test_a_server_that_dies_tells_its_owner(app: App) -> None:
