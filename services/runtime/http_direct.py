@@ -1,9 +1,9 @@
 """Small requests, answered without what an HTTP server has to be ready for.
 
 Most requests of most clients come whole in one read, on a connection that goes on, and are answered in one
-piece. For them a parser and one task are enough, at half of what a general server takes. A connection that
-brings anything else (a body in pieces, a request before the answer to the last one, a stream, an upgrade, an
-error) is given to the library for good, with every byte that is not answered yet.
+piece. For them a parser and one task are enough. A connection that brings anything else (a body in pieces, a
+request before the answer to the last one, a stream, an upgrade, an error) is given to the library for good,
+with every byte that is not answered yet.
 """
 
 import asyncio
@@ -71,6 +71,8 @@ class DirectProtocol(asyncio.Protocol):
         self._exchange: asyncio.Task[None] | None = None
         self._early = b""
         """Read while an exchange was running."""
+        self._unread = False
+        """The client does not read what was written."""
         self._ending = False
         self._used = self._loop.time()
         self._idle: asyncio.TimerHandle | None = None
@@ -115,10 +117,12 @@ class DirectProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The client does not read its answers: it is not read either."""
+        self._unread = True
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """The client reads again."""
+        self._unread = False
         if not self._early:
             self._transport.resume_reading()
 
@@ -172,16 +176,15 @@ class DirectProtocol(asyncio.Protocol):
         return self._find(self._parser.get_method().decode("ascii"), path.decode("ascii"))
 
     async def _answer(self, responding: Coroutine[Any, Any, WholeAnswer]) -> None:
-        answer: WholeAnswer | None = None
         try:
             answer = await responding
-        finally:
             self._exchange = None
-            if answer is None:
-                # A defect. The client must not wait for an answer that will not come.
-                self._transport.abort()
-            else:
-                self._write(answer)
+            self._write(answer)
+        except BaseException:
+            # A defect. The client must not wait for an answer that will not come.
+            self._exchange = None
+            self._transport.abort()
+            raise
 
     def _write(self, answer: WholeAnswer) -> None:
         transport = self._transport
@@ -210,6 +213,9 @@ class DirectProtocol(asyncio.Protocol):
         protocol = self._library()
         self._transport.set_protocol(protocol)
         protocol.connection_made(self._transport)
+        if self._unread:
+            # It was told once, and writes no more until it hears otherwise.
+            protocol.pause_writing()
         protocol.data_received(data)
 
     def _forget(self) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from services.runtime import http_server
 from services.runtime.http_direct import MAX_BYTES, DirectProtocol, Headers, Respond
@@ -280,3 +281,31 @@ async def test_a_client_that_does_not_read_is_not_read_either(site: Site, server
             await send_on()
     assert 1 < len(site.begun) == site.ended
     writer.transport.abort()
+
+
+async def test_a_connection_that_is_given_away_is_known_to_be_unread(site: Site, server: HttpServer) -> None:
+    client = Client(*await asyncio.open_connection(HOST, server.port))
+    client.send(post(b"1"))
+    assert await client.body() == b"direct 1"
+    (protocol,) = server._server.server_state.connections
+    assert isinstance(protocol, DirectProtocol)
+    protocol.pause_writing()
+    protocol.data_received(post(b"2") + post(b"3"))
+    (library,) = server._server.server_state.connections
+    assert isinstance(library, HttpToolsProtocol)
+    assert library.flow.write_paused
+    library.resume_writing()
+    library.transport.resume_reading()
+    assert [await client.body() for _ in range(2)] == [b"library 2", b"library 3"]
+    client.writer.close()
+
+
+async def test_an_answer_that_cannot_be_written_ends_the_connection(
+    client: Client, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context))
+    monkeypatch.setitem(whole.__globals__, "whole", lambda body: Answer(999, [], body))
+    client.send(post(b"1"))
+    await client.closed()
+    await eventually(lambda: len(reported) == 1)
