@@ -14,6 +14,7 @@ from uvicorn.server import ServerState
 
 from services.runtime.http_direct import DirectProtocol, Find
 from services.runtime.liveness import progress
+from services.runtime.telemetry import get_logger
 
 BACKLOG: Final = 4096
 ACCEPTED_A_TURN: Final = 32
@@ -23,6 +24,8 @@ AT_ONCE_BYTES: Final = 65_536
 """Bytes of a response that do not wait for the end of a turn."""
 SILENT_PEER_SEC: Final = 20
 """A connection whose peer confirms nothing of what was sent for so long is dead: its event stream ends."""
+
+_log = get_logger("http")
 
 
 class _Server(uvicorn.Server):
@@ -113,7 +116,7 @@ async def serve(
     listener = bind(host, port, reuse_port)
     config = uvicorn.Config(
         _counting_as_progress(app),
-        http=_Protocol if direct is None else _direct_protocols(direct),  # type: ignore[arg-type]
+        http=_Accepting(listener, _Protocol if direct is None else _direct_protocols(direct)),  # type: ignore[arg-type]
         loop="none",
         ws="none",
         lifespan="off",
@@ -126,13 +129,10 @@ async def serve(
         timeout_graceful_shutdown=max(1, round(grace_sec)),
     )
     server = _Server(config)
-    # uvloop accepts one connection of each socket a turn, and the turns of a busy loop are long.
-    same = [listener, *(listener.dup() for _ in range(ACCEPTED_A_TURN - 1))]
-    task = asyncio.get_running_loop().create_task(server.serve(same), name=f"http {port}")
+    task = asyncio.get_running_loop().create_task(server.serve([listener]), name=f"http {port}")
 
     def ended(done: asyncio.Task[None]) -> None:
-        for one in same:
-            one.close()
+        listener.close()
         if done.cancelled() or server.should_exit or on_failure is None:
             return
         on_failure(done.exception() or RuntimeError("the HTTP server ended"))
@@ -144,6 +144,44 @@ async def serve(
             raise OSError(f"HTTP cannot listen on {host}:{port}")
         await asyncio.sleep(0.001)
     return HttpServer(server, task, listener_port(listener, port), grace_sec)
+
+
+class _Accepting:
+    """Makes the protocols of connections that the loop accepts, and accepts what waits behind each of them.
+
+    uvloop accepts one connection of a socket a turn, and the turns of a busy loop are long.
+    """
+
+    def __init__(self, listener: socket.socket, make: Callable[..., asyncio.Protocol]) -> None:
+        self._listener = listener
+        self._make = make
+        self._loop = asyncio.get_running_loop()
+        self._opening: set[asyncio.Task[Any]] = set()
+        self._asked = False
+
+    def __call__(self, **server: Any) -> asyncio.Protocol:
+        if not self._asked:
+            self._asked = True
+            self._loop.call_soon(self._accept, partial(self._make, **server))
+        return self._make(**server)
+
+    def _accept(self, make: Callable[[], asyncio.Protocol]) -> None:
+        self._asked = False
+        for _ in range(ACCEPTED_A_TURN - 1):
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                # None waits, or the server was stopped; of anything else the accepting of the loop tells.
+                return
+            connection.setblocking(False)
+            task = self._loop.create_task(self._loop.connect_accepted_socket(make, connection))
+            self._opening.add(task)
+            task.add_done_callback(self._opened)
+
+    def _opened(self, task: "asyncio.Task[Any]") -> None:
+        self._opening.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.debug("a connection ended before it was open", error=str(error))
 
 
 def _direct_protocols(find: Find) -> Callable[..., DirectProtocol]:
