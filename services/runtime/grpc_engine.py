@@ -9,7 +9,6 @@ and reflection that also resolves methods. The engine itself is behind `Engine`:
 import asyncio
 import importlib
 import inspect
-import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from services.runtime.admission import Admission
 from services.runtime.errors import ServiceError, Unimplemented
+from services.runtime.grpc_grpcio import GrpcioEngine
 from services.runtime.health import HealthBoard, Status
 from services.runtime.liveness import progress
 from services.runtime.rpc_status import abort_with
@@ -132,16 +132,9 @@ def _credentials(settings: ServiceSettings) -> grpc.ServerCredentials | None:
         ) from None
 
 
-def _of_the_service(record: logging.LogRecord) -> bool:
-    """Whether a line of the library says that something is wrong here; an answer that comes after its caller
-    has gone does not."""
-    return record.exc_info is None or type(record.exc_info[1]).__name__ != "ExecuteBatchError"
-
-
 def _grpcio(settings: ServiceSettings, workers: int, admission: Admission) -> Engine:
-    logging.getLogger("grpc._cython.cygrpc").addFilter(_of_the_service)
-    return grpc.aio.server(
-        options=(
+    return GrpcioEngine(
+        (
             ("grpc.so_reuseport", 1 if workers > 1 else 0),
             # Left to itself the library cancels calls that wait for the loop, at random, from 1,000 on. What
             # is too much is decided by the admission.

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,6 +20,7 @@ from grpc_status import rpc_status
 from services.runtime.admission import Admission
 from services.runtime.errors import InvalidArgument, NotFound, Unavailable
 from services.runtime.grpc_engine import GrpcServer, GrpcService, open_server
+from services.runtime.grpc_grpcio import CALLS_AHEAD
 from services.runtime.health import HealthBoard
 from services.runtime.local_stack import free_ports
 from services.runtime.settings import ServiceSettings, SettingsError
@@ -245,6 +247,49 @@ async def test_a_burst_beyond_the_library_s_own_bound_is_answered(server: Runnin
     answers = await asyncio.gather(*(server.risk.Check(risk_pb2.CheckRequest()) for _ in range(4_000)))
     assert len(answers) == 4_000
     assert server.admission.in_flight == 0
+
+
+@pytest.mark.parametrize("engine", ["grpcio"])
+async def test_calls_that_arrived_together_begin_together(server: Running, risk: Risk) -> None:
+    begun: list[Any] = []
+
+    async def begin(request: Any, context: Any) -> None:
+        begun.append(request)
+
+    risk.behaviour = begin
+    count = CALLS_AHEAD
+    with grpc.insecure_channel(f"127.0.0.1:{server.server.port}") as channel:
+        stub = risk_service_pb2_grpc.RiskServiceStub(channel)
+        calls = [stub.Check.future(risk_pb2.CheckRequest()) for _ in range(count)]
+        turns = 0
+        while len(begun) < count:
+            # A turn of a busy loop: long enough for the library's threads to do all that they were asked for.
+            time.sleep(0.05)  # noqa: ASYNC251
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns < count  # one at a time takes several turns each
+        answers = await asyncio.to_thread(lambda: [call.result(timeout=10) for call in calls])
+    assert [answer.approved for answer in answers] == [True] * count
+
+
+async def test_with_an_unknown_version_of_the_library_calls_are_taken_one_at_a_time(
+    risk: Risk, oms: Oms, board: HealthBoard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpc, "__version__", "1.99.0")
+    async with running("grpcio", risk, oms, board) as server:
+        answers = await asyncio.gather(*(server.risk.Check(risk_pb2.CheckRequest()) for _ in range(50)))
+    assert all(answer.approved for answer in answers)
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("grpc requests")]
+
+
+@pytest.mark.parametrize("engine", ["grpcio"])
+async def test_a_stop_ends_the_requests_for_calls(server: Running) -> None:
+    def requests() -> int:
+        return sum(task.get_name().startswith("grpc requests") for task in asyncio.all_tasks())
+
+    assert requests() >= CALLS_AHEAD - 1
+    await server.server.stop(0)
+    assert requests() == 0
 
 
 @pytest.mark.parametrize("service", ["", RISK, OMS])

@@ -1,0 +1,102 @@
+"""The first gRPC engine: grpcio's asyncio server, which here requests many calls of a method at a time.
+
+gRPC's core hands a server only calls that it has requested. The library's server requests one of each method,
+and the next one some turns of the loop and a change of threads after that one came. So under load calls wait
+in the core, where nothing of ours refuses them, while the loop goes round for one at a time. `GrpcioEngine`
+requests `CALLS_AHEAD` of each unary method and lets the library's own functions handle what arrives. These
+functions are no public interface: they are used only with versions of the library that the tests have seen,
+and with others the library's own way is all there is.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import grpc
+from grpc._cython import cygrpc  # type: ignore[attr-defined] # the types leave the library's core out
+
+from services.runtime.telemetry import get_logger
+
+CALLS_AHEAD: Final = 32
+"""Calls of one unary method that are requested at a time: 8 cost 20 % more CPU a call under load than 64."""
+KNOWN_VERSIONS: Final = ("1.85.",)
+"""Beginnings of the library's versions whose inner functions are those used here."""
+
+Handler = Any
+"""grpc.RpcMethodHandler, which is generic for the type checker alone."""
+
+_log = get_logger("runtime.grpc")
+
+
+class GrpcioEngine:
+    """A gRPC server of this engine (`grpc_engine.Engine`). Handlers run on the loop that called `start`."""
+
+    def __init__(self, options: Sequence[tuple[str, Any]]) -> None:
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_of_the_service)
+        self._server = grpc.aio.server(options=options)
+        self._unary: dict[str, Handler] = {}
+        self._requesting: list[asyncio.Task[None]] = []
+        self._calls: set[asyncio.Task[None]] = set()
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Takes methods that are found by name at the call."""
+        self._server.add_generic_rpc_handlers(generic_rpc_handlers)
+
+    def add_registered_method_handlers(
+        self, service_name: str, method_handlers: Mapping[str, Handler]
+    ) -> None:
+        """Takes the methods of a service."""
+        self._server.add_registered_method_handlers(service_name, dict(method_handlers))
+        for name, handler in method_handlers.items():
+            if not handler.request_streaming and not handler.response_streaming:
+                self._unary[f"/{service_name}/{name}"] = handler
+
+    def add_insecure_port(self, address: str) -> int:
+        """Binds a port. Raises `RuntimeError` when it is taken."""
+        return self._server.add_insecure_port(address)
+
+    def add_secure_port(self, address: str, server_credentials: grpc.ServerCredentials) -> int:
+        """Binds a port with TLS. Raises `RuntimeError` when it is taken."""
+        return self._server.add_secure_port(address, server_credentials)
+
+    async def start(self) -> None:
+        """Begins to take calls."""
+        await self._server.start()
+        if not grpc.__version__.startswith(KNOWN_VERSIONS):
+            _log.warning("gRPC takes one call of a method at a time", unknown_version=grpc.__version__)
+            return
+        loop = asyncio.get_running_loop()
+        resolver = cygrpc._MethodResolver([], self._unary)
+        self._requesting = [
+            loop.create_task(self._request(loop, method, resolver), name=f"grpc requests {method}")
+            for method in self._unary
+            for _ in range(CALLS_AHEAD - 1)
+        ]
+
+    async def _request(self, loop: asyncio.AbstractEventLoop, method: str, resolver: Any) -> None:
+        """Takes calls of one method, one after the other, until the server stops."""
+        server = self._server._server  # type: ignore[attr-defined] # the library's own
+        path = method.encode()
+        while server.is_running():
+            try:
+                state = await server._request_registered_call(path)
+            except cygrpc._RequestCallError:
+                # The server stops, or the call ended before it was taken.
+                continue
+            handling = cygrpc._handle_rpc(method, resolver, (), state, loop, False)
+            call = loop.create_task(cygrpc._schedule_rpc_coro(handling, state, loop, method))
+            self._calls.add(call)
+            call.add_done_callback(self._calls.discard)
+
+    async def stop(self, grace: float | None) -> None:
+        """Takes no new call, waits up to `grace` seconds for open ones, then cancels them."""
+        await self._server.stop(grace)
+        if self._requesting:
+            await asyncio.wait(self._requesting)
+
+
+def _of_the_service(record: logging.LogRecord) -> bool:
+    """Whether a line of the library says that something is wrong here; an answer that comes after its caller
+    has gone does not."""
+    return record.exc_info is None or type(record.exc_info[1]).__name__ != "ExecuteBatchError"
