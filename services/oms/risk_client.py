@@ -123,7 +123,8 @@ class RiskClient:
         waiting, now = self._waiting, self._loop.time()
         if self._backlog.refuses(now, len(waiting), waiting[0].since if waiting else now):
             raise ResourceExhausted(
-                f"{len(waiting)} orders wait for their risk check already; nothing was done",
+                f"more orders wait for their risk check than leave within {STANDING_SEC:g} s; "
+                "nothing was done",
                 retry_after_sec=STANDING_SEC,
             )
 

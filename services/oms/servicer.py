@@ -58,6 +58,14 @@ class OrderService(order_service_pb2_grpc.OrderServiceServicer):
         """Begins to serve."""
         self._attached = desk
 
+    def refusal(self) -> ServiceError | None:
+        """Why an order would be refused now, whatever it is; None: it would be read."""
+        try:
+            self._desk.submitter.require_ready()
+        except ServiceError as refused:
+            return refused
+        return None
+
     @property
     def _desk(self) -> Desk:
         if self._attached is None:

@@ -46,7 +46,12 @@ async def open_ports(
     grpc_server = await open_server(
         settings,
         [
-            GrpcService(_ORDERS.full_name, order_service_pb2_grpc.add_OrderServiceServicer_to_server, orders),
+            GrpcService(
+                _ORDERS.full_name,
+                order_service_pb2_grpc.add_OrderServiceServicer_to_server,
+                orders,
+                doors={"SubmitOrder": orders.refusal},
+            ),
             GrpcService(
                 _RECONCILIATION.full_name,
                 reconciliation_service_pb2_grpc.add_ReconciliationServiceServicer_to_server,

@@ -11,7 +11,7 @@ import importlib
 import inspect
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn, Protocol
 
@@ -40,6 +40,10 @@ Handler = Any
 _log = get_logger("runtime.grpc")
 
 
+Door = Callable[[], ServiceError | None]
+"""Says why a call would be refused now whatever it asks for; None: it is taken."""
+
+
 class Engine(Protocol):
     """What a gRPC server of any engine does."""
 
@@ -48,6 +52,8 @@ class Engine(Protocol):
     def add_registered_method_handlers(
         self, service_name: str, method_handlers: dict[str, Handler]
     ) -> None: ...
+
+    def set_door(self, path: str, door: Door) -> None: ...
 
     def add_insecure_port(self, address: str) -> int: ...
 
@@ -67,6 +73,8 @@ class GrpcService:
     add: Callable[[Any, Any], None]
     """The generated `add_…Servicer_to_server`."""
     servicer: object
+    doors: Mapping[str, Door] = field(default_factory=dict)
+    """By name of a unary method. Engines ask before they read a request, which makes a refusal cheap."""
 
 
 class GrpcServer:
@@ -199,13 +207,19 @@ def _register(engine: Engine, service: GrpcService, admission: Admission) -> Non
     recorder = _Recorder()
     service.add(service.servicer, recorder)
     guarded = {
-        name: _guarded(handler, f"{service.full_name}/{name}", admission)
+        name: _guarded(handler, f"{service.full_name}/{name}", admission, service.doors.get(name, _open))
         for name, handler in recorder.handlers.items()
     }
     _add(engine, service.full_name, guarded)
+    for name, door in service.doors.items():
+        engine.set_door(f"/{service.full_name}/{name}", door)
 
 
-def _guarded(handler: Handler, method: str, admission: Admission) -> Handler:
+def _open() -> None:
+    """The door of a method that has none."""
+
+
+def _guarded(handler: Handler, method: str, admission: Admission, door: Door) -> Handler:
     if handler.request_streaming:
         raise TypeError(f"{method}: only unary and server-streaming methods are served")
     codec = {
@@ -222,7 +236,7 @@ def _guarded(handler: Handler, method: str, admission: Admission) -> Handler:
         return grpc.unary_stream_rpc_method_handler(_guarded_stream(behaviour, method, admission), **codec)
     if not inspect.iscoroutinefunction(behaviour):
         raise TypeError(f"{method} has to be a coroutine function")
-    return grpc.unary_unary_rpc_method_handler(_guarded_unary(behaviour, method, admission), **codec)
+    return grpc.unary_unary_rpc_method_handler(_guarded_unary(behaviour, method, admission, door), **codec)
 
 
 def _unimplemented(method: str) -> Callable[[Any, Any], Awaitable[Any]]:
@@ -233,10 +247,12 @@ def _unimplemented(method: str) -> Callable[[Any, Any], Awaitable[Any]]:
 
 
 def _guarded_unary(
-    behaviour: Callable[[Any, Any], Awaitable[Any]], method: str, admission: Admission
+    behaviour: Callable[[Any, Any], Awaitable[Any]], method: str, admission: Admission, door: Door
 ) -> Callable[[Any, Any], Awaitable[Any]]:
     async def call(request: Any, context: Any) -> Any:
         progress()
+        if (refusal := door()) is not None:
+            await abort_with(context, refusal)
         if admission.in_flight >= admission.limit:
             await abort_with(context, admission.refusal())
         admission.in_flight += 1

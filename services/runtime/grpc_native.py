@@ -38,7 +38,7 @@ from grpc_health.v1 import health
 from pygrpc_native import EVENT_CANCEL, STREAM_CLOSED, STREAM_FULL, NativeGrpcFront
 
 from services.runtime.admission import Admission
-from services.runtime.errors import InvalidArgument, ResourceExhausted, Unavailable
+from services.runtime.errors import InvalidArgument, ResourceExhausted, ServiceError, Unavailable
 from services.runtime.rpc_status import DETAILS_KEY, grpc_code_of, status_of
 from services.runtime.telemetry import get_logger
 
@@ -245,6 +245,7 @@ class NativeEngine:
         self._admission = admission
         self._reuse_port = reuse_port
         self._methods: list[_Method] = []
+        self._doors: dict[str, Callable[[], ServiceError | None]] = {}
         self._inner_methods: dict[str, dict[str, Handler]] = {}
         self._inner: grpc.aio.Server | None = None
         self._inner_folder = ""
@@ -271,6 +272,10 @@ class NativeEngine:
                     service_name != health.SERVICE_NAME,
                 )
             )
+
+    def set_door(self, path: str, door: Callable[[], ServiceError | None]) -> None:
+        """Has `door` say of each call of the unary method `path` whether it is refused unread."""
+        self._doors[path] = door
 
     def add_insecure_port(self, address: str) -> int:
         """Binds the one port. Raises `RuntimeError`, as grpcio does, when it is taken."""
@@ -378,6 +383,8 @@ class NativeEngine:
         elif len(payload) > self._limits.receive_bytes:
             most = self._limits.receive_bytes
             call.refuse(ResourceExhausted(f"a request of {len(payload)} bytes; at most {most} are read"))
+        elif (door := self._doors.get(call.method.path)) is not None and (refusal := door()) is not None:
+            call.refuse(refusal)
         return call.answered
 
     async def _unary(self, call: _Call, payload: bytes) -> None:

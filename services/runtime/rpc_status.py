@@ -1,12 +1,20 @@
 """google.rpc.Status out of an error: the same details over gRPC (trailing metadata) and over REST (JSON)."""
 
+from functools import lru_cache
 from typing import Any, Final, NoReturn
 
 import grpc
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from services.runtime.errors import HTTP_STATUS, Code, InvalidArgument, ServiceError, code_of
+from services.runtime.errors import (
+    HTTP_STATUS,
+    Code,
+    InvalidArgument,
+    ResourceExhausted,
+    ServiceError,
+    code_of,
+)
 
 DOMAIN: Final = "trade2026"
 """`domain` of every google.rpc.ErrorInfo."""
@@ -18,10 +26,15 @@ _GRPC_CODES: Final[dict[int, grpc.StatusCode]] = {code.value[0]: code for code i
 
 
 def status_of(error: BaseException) -> Any:
-    """google.rpc.Status of `error` with ErrorInfo and, where it applies, BadRequest or RetryInfo.
+    """google.rpc.Status of `error` with ErrorInfo and, where it applies, BadRequest or RetryInfo; not to be
+    changed by whoever gets it.
 
     The text of an unexpected exception is never in it.
     """
+    if isinstance(error, ResourceExhausted):
+        return _status_of_refusal(
+            error.reason, error.message, error.retry_after_sec, tuple(error.metadata.items())
+        )
     code = code_of(error)
     if not isinstance(error, ServiceError):
         return status_pb2.Status(
@@ -29,6 +42,21 @@ def status_of(error: BaseException) -> Any:
             message=INTERNAL_MESSAGE,
             details=[_packed(error_details_pb2.ErrorInfo(reason="INTERNAL", domain=DOMAIN))],
         )
+    return _status(code, error)
+
+
+@lru_cache(maxsize=64)
+def _status_of_refusal(
+    reason: str, message: str, retry_after_sec: float, metadata: tuple[tuple[str, str], ...]
+) -> Any:
+    # Refusals come alike and by the thousand, when there is no time to spare.
+    error = ResourceExhausted(
+        message, reason=reason, metadata=dict(metadata), retry_after_sec=retry_after_sec
+    )
+    return _status(Code.RESOURCE_EXHAUSTED, error)
+
+
+def _status(code: Code, error: ServiceError) -> Any:
     details = [
         _packed(
             error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=dict(error.metadata))

@@ -4,8 +4,9 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -18,8 +19,14 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 from services.runtime.admission import Admission
-from services.runtime.errors import InvalidArgument, NotFound, Unavailable
-from services.runtime.grpc_engine import GrpcServer, GrpcService, open_server
+from services.runtime.errors import (
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    ServiceError,
+    Unavailable,
+)
+from services.runtime.grpc_engine import Door, GrpcServer, GrpcService, open_server
 from services.runtime.grpc_grpcio import CALLS_AHEAD
 from services.runtime.health import HealthBoard
 from services.runtime.local_stack import free_ports
@@ -100,11 +107,16 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 @asynccontextmanager
 async def running(
-    engine: str, risk: Risk, oms: Oms, board: HealthBoard, limit: int = 20_000
+    engine: str,
+    risk: Risk,
+    oms: Oms,
+    board: HealthBoard,
+    limit: int = 20_000,
+    doors: Mapping[str, Door] = MappingProxyType({}),
 ) -> AsyncIterator[Running]:
     admission = Admission(limit)
     services = [
-        GrpcService(RISK, risk_service_pb2_grpc.add_RiskServiceServicer_to_server, risk),
+        GrpcService(RISK, risk_service_pb2_grpc.add_RiskServiceServicer_to_server, risk, doors),
         GrpcService(OMS, order_service_pb2_grpc.add_OrderServiceServicer_to_server, oms),
     ]
     server = await open_server(settings(grpc_engine=engine), services, board, admission=admission)
@@ -247,6 +259,39 @@ async def test_a_burst_beyond_the_library_s_own_bound_is_answered(server: Runnin
     answers = await asyncio.gather(*(server.risk.Check(risk_pb2.CheckRequest()) for _ in range(4_000)))
     assert len(answers) == 4_000
     assert server.admission.in_flight == 0
+
+
+async def test_a_closed_door_refuses_every_call_before_it_is_read(
+    engine: str, risk: Risk, oms: Oms, board: HealthBoard
+) -> None:
+    begun: list[Any] = []
+    refusals: list[ServiceError] = [
+        ResourceExhausted("too much waits; nothing was done", retry_after_sec=0.5)
+    ]
+
+    async def begin(request: Any, context: Any) -> None:
+        begun.append(request)
+
+    def door() -> ServiceError | None:
+        return refusals[0] if refusals else None
+
+    risk.behaviour = begin
+    async with running(engine, risk, oms, board, doors={"Check": door}) as server:
+        # More than are requested at a time, so that every way in which a call is taken is gone.
+        errors = await asyncio.gather(
+            *(failure(server.risk.Check(risk_pb2.CheckRequest())) for _ in range(2 * CALLS_AHEAD))
+        )
+        for error in errors:
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            status = status_of_call(error)
+            assert status.message == error.details() == "too much waits; nothing was done"
+            retry = error_details_pb2.RetryInfo()
+            assert any(detail.Unpack(retry) for detail in status.details)
+            assert retry.retry_delay.ToMilliseconds() == 500
+        assert not begun
+        refusals.clear()
+        assert (await server.risk.Check(risk_pb2.CheckRequest())).approved
+    assert len(begun) == 1
 
 
 @pytest.mark.parametrize("engine", ["grpcio"])

@@ -8,7 +8,15 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from services.runtime import errors
-from services.runtime.errors import Code, InvalidArgument, NotFound, ServiceError, Unavailable, code_of
+from services.runtime.errors import (
+    Code,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    ServiceError,
+    Unavailable,
+    code_of,
+)
 from services.runtime.rpc_status import abort_with, grpc_code_of, http_status_of, status_of
 
 # grpc-gateway's runtime.HTTPStatusFromCode
@@ -85,6 +93,21 @@ def test_several_malformed_fields_are_all_named() -> None:
 def test_a_retryable_error_says_when() -> None:
     retry = details(status_of(Unavailable("not settled yet", retry_after_sec=0.25)))["RetryInfo"]
     assert retry.retry_delay.ToMilliseconds() == 250  # type: ignore[attr-defined]
+
+
+def test_refusals_that_differ_are_told_apart() -> None:
+    refusals = (
+        ResourceExhausted("full"),
+        ResourceExhausted("full", reason="JOURNAL_FULL"),
+        ResourceExhausted("full", retry_after_sec=5),
+        ResourceExhausted("full", metadata={"order_id": "a-1"}),
+        ResourceExhausted("more than 3 calls are open"),
+    )
+    told = [status_of(refusal) for refusal in (*refusals, *refusals)]
+    assert told[:5] == told[5:]
+    assert len({status.SerializeToString(deterministic=True) for status in told}) == 5
+    assert all(status.code == 8 for status in told)
+    assert details(told[3])["ErrorInfo"].metadata == {"order_id": "a-1"}
 
 
 def test_an_error_that_retrying_does_not_help_says_nothing_of_it() -> None:
