@@ -74,7 +74,7 @@ class Session:
                     ),
                     pids=self.floors[name].pids,
                 )
-                for name in ("grpcio no-op", "native no-op", "Go no-op")
+                for name in ("grpcio no-op", "grpcio no-op, requesting ahead", "native no-op", "Go no-op")
                 for in_flight in (1, cases.IN_FLIGHT)
             ]
         )

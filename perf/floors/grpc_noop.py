@@ -1,6 +1,8 @@
 """A bare Python gRPC server with the contracts' messages that does nothing: the floor of a unary call.
 
-python -m perf.floors.grpc_noop PORT grpcio|native
+python -m perf.floors.grpc_noop PORT grpcio|ahead|native
+
+`ahead` is grpcio's server as the services open it: with many calls requested at a time.
 """
 # ruff: noqa: N802 (rpc names are the contract's)
 
@@ -11,6 +13,7 @@ from typing import Any
 import grpc
 import uvloop
 
+from services.runtime.grpc_grpcio import GrpcioEngine
 from trade2026.oms.v1 import order_pb2, order_service_pb2_grpc
 from trade2026.risk.v1 import risk_pb2, risk_service_pb2_grpc
 
@@ -55,6 +58,8 @@ async def serve(port: int, engine: str) -> None:
         import pygrpc_native.aio
 
         server = pygrpc_native.aio.server()
+    elif engine == "ahead":
+        server = GrpcioEngine(options=(("grpc.so_reuseport", 0),))
     else:
         server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
     risk_service_pb2_grpc.add_RiskServiceServicer_to_server(Risk(), server)  # type: ignore[abstract]

@@ -35,7 +35,8 @@ class Floor:
 
 @dataclass(slots=True)
 class Floors:
-    """A no-op server on each gRPC engine, in Go, and on Starlette: what a call costs when nothing is done.
+    """A no-op server on each gRPC engine (grpcio's as the library opens it and as the services do), in Go,
+    and on Starlette: what a call costs when nothing is done.
 
     A context manager. They idle while something else is measured, so that both can be measured in turn.
     """
@@ -48,6 +49,7 @@ class Floors:
     def __enter__(self) -> Self:
         commands = {
             "grpcio no-op": ("-m", "perf.floors.grpc_noop", "{port}", "grpcio"),
+            "grpcio no-op, requesting ahead": ("-m", "perf.floors.grpc_noop", "{port}", "ahead"),
             "native no-op": ("-m", "perf.floors.grpc_noop", "{port}", "native"),
             "Starlette no-op": ("-m", "perf.floors.http_noop", "{port}"),
         }

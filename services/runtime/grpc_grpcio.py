@@ -81,6 +81,8 @@ class GrpcioEngine:
             for method in self._unary
             for _ in range(CALLS_AHEAD - 1)
         ]
+        for requesting in self._requesting:
+            requesting.add_done_callback(_report)
 
     async def _request(self, loop: asyncio.AbstractEventLoop, method: str, resolver: Any) -> None:
         """Takes calls of one method, one after the other, until the server stops."""
@@ -108,6 +110,12 @@ class GrpcioEngine:
         await self._server.stop(grace)
         if self._requesting:
             await asyncio.wait(self._requesting)
+
+
+def _report(requesting: "asyncio.Task[None]") -> None:
+    """Says that calls are no longer requested; the library's own request for one is left."""
+    if not requesting.cancelled() and (error := requesting.exception()) is not None:
+        _log.error("calls are not requested any more", task=requesting.get_name(), exc_info=error)
 
 
 async def _refuse(state: Any, error: ServiceError, loop: asyncio.AbstractEventLoop) -> None:

@@ -107,7 +107,9 @@ def test_refusals_that_differ_are_told_apart() -> None:
     assert told[:5] == told[5:]
     assert len({status.SerializeToString(deterministic=True) for status in told}) == 5
     assert all(status.code == 8 for status in told)
-    assert details(told[3])["ErrorInfo"].metadata == {"order_id": "a-1"}
+    info = details(told[3])["ErrorInfo"]
+    assert isinstance(info, error_details_pb2.ErrorInfo)
+    assert dict(info.metadata) == {"order_id": "a-1"}
 
 
 def test_an_error_that_retrying_does_not_help_says_nothing_of_it() -> None:
