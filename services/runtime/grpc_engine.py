@@ -251,12 +251,12 @@ def _guarded_unary(
 ) -> Callable[[Any, Any], Awaitable[Any]]:
     async def call(request: Any, context: Any) -> Any:
         progress()
-        if (refusal := door()) is not None:
-            await abort_with(context, refusal)
         if admission.in_flight >= admission.limit:
             await abort_with(context, admission.refusal())
         admission.in_flight += 1
         try:
+            if (refusal := door()) is not None:
+                raise refusal
             return await behaviour(request, context)
         except Exception as error:
             await _end(context, method, error)

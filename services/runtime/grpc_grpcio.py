@@ -95,11 +95,10 @@ class GrpcioEngine:
             except cygrpc._RequestCallError:
                 # The server stops, or the call ended before it was taken.
                 continue
-            refusal = None if door is None else door()
             handling = (
                 cygrpc._handle_rpc(method, resolver, (), state, loop, False)
-                if refusal is None
-                else _refuse(state, refusal, loop)
+                if door is None
+                else _at_the_door(door, method, resolver, state, loop)
             )
             call = loop.create_task(cygrpc._schedule_rpc_coro(handling, state, loop, method))
             self._calls.add(call)
@@ -118,9 +117,24 @@ def _report(requesting: "asyncio.Task[None]") -> None:
         _log.error("calls are not requested any more", task=requesting.get_name(), exc_info=error)
 
 
-async def _refuse(state: Any, error: ServiceError, loop: asyncio.AbstractEventLoop) -> None:
-    """Answers a call with the status of `error`, without reading its request."""
-    status = status_of(error)
+async def _at_the_door(
+    door: Callable[[], ServiceError | None],
+    method: str,
+    resolver: Any,
+    state: Any,
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    """Handles a call, or answers it with the status of what `door` says, without reading its request."""
+    refusal: Exception | None
+    try:
+        refusal = door()
+    except Exception as error:
+        _log.error("call failed", method=method, error=type(error).__name__, exc_info=error)
+        refusal = error
+    if refusal is None:
+        await cygrpc._handle_rpc(method, resolver, (), state, loop, False)
+        return
+    status = status_of(refusal)
     trailing = ((DETAILS_KEY, status.SerializeToString()),)
     headers = cygrpc.SendInitialMetadataOperation(None, 0)
     await cygrpc._send_error_status_from_server(state, status.code, status.message, trailing, headers, loop)

@@ -72,7 +72,7 @@ class Limits:
     ping_timeout_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Method:
     path: str
     behaviour: Callable[[Any, Any], Any]
@@ -81,6 +81,8 @@ class _Method:
     streams: bool
     refusable: bool
     """False: health, which is asked by those who decide whether to restart us."""
+    door: Callable[[], ServiceError | None] | None = None
+    """What refuses a unary call unread."""
 
 
 class _Call:
@@ -245,7 +247,6 @@ class NativeEngine:
         self._admission = admission
         self._reuse_port = reuse_port
         self._methods: list[_Method] = []
-        self._doors: dict[str, Callable[[], ServiceError | None]] = {}
         self._inner_methods: dict[str, dict[str, Handler]] = {}
         self._inner: grpc.aio.Server | None = None
         self._inner_folder = ""
@@ -275,7 +276,8 @@ class NativeEngine:
 
     def set_door(self, path: str, door: Callable[[], ServiceError | None]) -> None:
         """Has `door` say of each call of the unary method `path` whether it is refused unread."""
-        self._doors[path] = door
+        (method,) = (method for method in self._methods if method.path == path)
+        method.door = door
 
     def add_insecure_port(self, address: str) -> int:
         """Binds the one port. Raises `RuntimeError`, as grpcio does, when it is taken."""
@@ -383,12 +385,13 @@ class NativeEngine:
         elif len(payload) > self._limits.receive_bytes:
             most = self._limits.receive_bytes
             call.refuse(ResourceExhausted(f"a request of {len(payload)} bytes; at most {most} are read"))
-        elif (door := self._doors.get(call.method.path)) is not None and (refusal := door()) is not None:
-            call.refuse(refusal)
         return call.answered
 
     async def _unary(self, call: _Call, payload: bytes) -> None:
         method = call.method
+        if method.door is not None and (refusal := method.door()) is not None:
+            call.refuse(refusal)
+            return
         try:
             request = method.read(payload)
         except DecodeError:

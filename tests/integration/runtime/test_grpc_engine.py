@@ -294,6 +294,23 @@ async def test_a_closed_door_refuses_every_call_before_it_is_read(
     assert len(begun) == 1
 
 
+async def test_a_door_that_fails_costs_its_call_alone(
+    engine: str, risk: Risk, oms: Oms, board: HealthBoard
+) -> None:
+    def door() -> ServiceError | None:
+        raise KeyError("a defect")
+
+    async with running(engine, risk, oms, board, doors={"Check": door}) as server:
+        errors = await asyncio.gather(
+            *(failure(server.risk.Check(risk_pb2.CheckRequest(), timeout=10)) for _ in range(2 * CALLS_AHEAD))
+        )
+        assert {(error.code(), error.details()) for error in errors} == {
+            (grpc.StatusCode.INTERNAL, "internal error")
+        }
+        check = health_pb2.HealthCheckRequest(service=RISK)
+        assert (await server.health.Check(check, timeout=10)).status == SERVING
+
+
 @pytest.mark.parametrize("engine", ["grpcio"])
 async def test_calls_that_arrived_together_begin_together(server: Running, risk: Risk) -> None:
     begun: list[Any] = []
