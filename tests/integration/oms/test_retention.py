@@ -9,6 +9,7 @@ import pytest
 import redis.asyncio
 
 from services.ledger.keys import AccountKeys
+from services.oms.retention import INTERVAL_SEC
 from services.runtime.errors import Code
 from tests.contract.oms.clients import OverRest, Refusal
 from tests.integration.oms.orders import limit_buy, market_buy, resting, until_state
@@ -103,12 +104,15 @@ async def test_while_questdb_is_away_ended_orders_stay_and_leave_when_it_is_back
     platform.questdb.kill()
     answer = await oms.call("SubmitOrder", market_buy(account))
     order = await until_state(oms, answer["order_id"], "filled")
-    before = platform.metric("oms_retention_failures_total")
 
-    async def tried_in_vain() -> bool:
-        return platform.metric("oms_retention_failures_total") >= before + 2
+    async def kept_waiting() -> bool:
+        for _ in range(4):
+            if not platform.metric("oms_orders_to_retire"):
+                return False
+            await asyncio.sleep(INTERVAL_SEC)
+        return True
 
-    await eventually(tried_in_vain, within_sec=60, every_sec=0.3)
+    await eventually(kept_waiting, within_sec=60)
     assert await held(platform, answer["order_id"]) == 1
     await asyncio.to_thread(platform.questdb.finish_stop, 0)
     platform.questdb.start()
