@@ -122,7 +122,7 @@ class Session:
 
     def saturation(self) -> None:
         """Highest rates of orders."""
-        for way in ("REST", f"gRPC batches of {cases.ORDERS_A_BATCH}"):
+        for way in ("REST", f"gRPC batches of {cases.ORDERS_A_BATCH}", saturation.UNARY):
             for patience_sec in (None, PATIENT_SEC):
                 with Platform(patience_sec=patience_sec) as platform:
                     self.results.curves.append(saturation.climb(platform, way, self.seconds))

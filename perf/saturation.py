@@ -21,6 +21,7 @@ BEYOND: Final = 2.0
 """The climb ends where this multiple of the best rate accepted so far is offered."""
 HELD: Final = 6
 """A highest rate has to be kept up with for so many times the length of a step."""
+UNARY: Final = "unary gRPC"
 _TRIES: Final = 3
 _SETTLE_SEC: Final = 120.0
 
@@ -112,7 +113,7 @@ def ways(platform: Platform) -> dict[str, Callable[[int], tuple[Drive, int]]]:
             grpc(platform.grpc("oms"), r.BATCH_SUBMIT, batched, rate=rate // ORDERS_A_BATCH),
             ORDERS_A_BATCH,
         ),
-        "unary gRPC": lambda rate: (grpc(platform.grpc("oms"), r.SUBMIT, r.orders(), rate=rate), 1),
+        UNARY: lambda rate: (grpc(platform.grpc("oms"), r.SUBMIT, r.orders(), rate=rate), 1),
     }
 
 
