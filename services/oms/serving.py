@@ -9,7 +9,7 @@ from services.oms.servicer import OrderService
 from services.oms.settings import OmsSettings
 from services.oms.steps import Step
 from services.runtime.admission import Admission
-from services.runtime.grpc_engine import GrpcService, open_server
+from services.runtime.grpc_engine import GrpcService, Taking, open_server
 from services.runtime.health import HealthBoard
 from services.runtime.http_server import serve
 from services.runtime.service import WorkerContext
@@ -50,7 +50,14 @@ async def open_ports(
                 _ORDERS.full_name,
                 order_service_pb2_grpc.add_OrderServiceServicer_to_server,
                 orders,
-                doors={"SubmitOrder": orders.refusal},
+                ahead={
+                    "SubmitOrder": Taking(door=orders.refusal),
+                    "BatchSubmitOrders": Taking(),
+                    "SubmitOrderGroup": Taking(),
+                    "CancelOrder": Taking(),
+                    "CancelAllOrders": Taking(),
+                    "ReplaceOrder": Taking(),
+                },
             ),
             GrpcService(
                 _RECONCILIATION.full_name,

@@ -43,7 +43,7 @@ from services.risk.servicer import RiskServicer, ServiceInfo
 from services.risk.settings import RiskSettings
 from services.runtime.admission import Admission
 from services.runtime.connections import open_questdb, open_valkey
-from services.runtime.grpc_engine import GrpcService, open_server
+from services.runtime.grpc_engine import GrpcService, Taking, open_server
 from services.runtime.health import HealthBoard
 from services.runtime.http_server import serve
 from services.runtime.nats_client import NatsClient, open_nats
@@ -56,6 +56,13 @@ from trade2026.risk.v1 import risk_service_pb2
 from trade2026.risk.v1.risk_service_pb2_grpc import add_RiskServiceServicer_to_server
 
 SERVICE: Final = risk_service_pb2.DESCRIPTOR.services_by_name["RiskService"]
+AHEAD: Final = {
+    "Reserve": Taking(urgent=True),
+    "BatchReserve": Taking(urgent=True),
+    "Check": Taking(),
+    "BatchCheck": Taking(),
+}
+"""Reservations have milliseconds; checks that nothing follows make way for them."""
 _RETRY_SEC: Final = 0.2
 _QUESTDB_SEC: Final = 10.0
 _NATS_SEC: Final = 2.0
@@ -72,7 +79,7 @@ async def run(context: WorkerContext[RiskSettings]) -> None:
     admission = Admission(settings.grpc_max_in_flight)
     grpc_server = await open_server(
         settings,
-        [GrpcService(SERVICE.full_name, add_RiskServiceServicer_to_server, worker.servicer)],
+        [GrpcService(SERVICE.full_name, add_RiskServiceServicer_to_server, worker.servicer, AHEAD)],
         worker.health,
         workers=context.workers,
         admission=admission,

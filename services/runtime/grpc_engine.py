@@ -22,12 +22,13 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from services.runtime.admission import Admission
 from services.runtime.errors import ServiceError, Unimplemented
-from services.runtime.grpc_grpcio import GrpcioEngine
+from services.runtime.grpc_grpcio import Door, GrpcioEngine
 from services.runtime.health import HealthBoard, Status
 from services.runtime.liveness import progress
 from services.runtime.rpc_status import abort_with
 from services.runtime.settings import ServiceSettings, SettingsError
 from services.runtime.telemetry import get_logger
+from services.runtime.urgency import Urgency
 
 MAX_RECEIVE_BYTES: Final = 4 << 20
 MAX_SEND_BYTES: Final = 32 << 20
@@ -40,10 +41,6 @@ Handler = Any
 _log = get_logger("runtime.grpc")
 
 
-Door = Callable[[], ServiceError | None]
-"""Says why a call would be refused now whatever it asks for; None: it is taken."""
-
-
 class Engine(Protocol):
     """What a gRPC server of any engine does."""
 
@@ -53,7 +50,7 @@ class Engine(Protocol):
         self, service_name: str, method_handlers: dict[str, Handler]
     ) -> None: ...
 
-    def set_door(self, path: str, door: Door) -> None: ...
+    def take_ahead(self, path: str, door: Door | None, makes_way: bool) -> None: ...
 
     def add_insecure_port(self, address: str) -> int: ...
 
@@ -65,6 +62,16 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Taking:
+    """How the calls of a unary method are taken."""
+
+    door: Door | None = None
+    """Engines ask it before they read a request, which makes a refusal cheap."""
+    urgent: bool = False
+    """While its calls come, those of methods that are not urgent are taken one after the other."""
+
+
+@dataclass(frozen=True, slots=True)
 class GrpcService:
     """One service of a server."""
 
@@ -73,8 +80,8 @@ class GrpcService:
     add: Callable[[Any, Any], None]
     """The generated `add_…Servicer_to_server`."""
     servicer: object
-    doors: Mapping[str, Door] = field(default_factory=dict)
-    """By name of a unary method. Engines ask before they read a request, which makes a refusal cheap."""
+    ahead: Mapping[str, Taking] = field(default_factory=dict)
+    """By name: unary methods whose calls are taken as they come, many at a time, not one after the other."""
 
 
 class GrpcServer:
@@ -105,9 +112,10 @@ async def open_server(
     """
     credentials = _credentials(settings)
     admission = Admission(settings.grpc_max_in_flight) if admission is None else admission
-    engine = _OPENERS[settings.grpc_engine](settings, workers, admission)
+    urgency = Urgency()
+    engine = _OPENERS[settings.grpc_engine](settings, workers, admission, urgency)
     for service in services:
-        _register(engine, service, admission)
+        _register(engine, service, admission, urgency)
     names = [service.full_name for service in services]
     _serve_health(engine, names, health_board)
     _serve_reflection(engine, names)
@@ -140,8 +148,9 @@ def _credentials(settings: ServiceSettings) -> grpc.ServerCredentials | None:
         ) from None
 
 
-def _grpcio(settings: ServiceSettings, workers: int, admission: Admission) -> Engine:
+def _grpcio(settings: ServiceSettings, workers: int, admission: Admission, urgency: Urgency) -> Engine:
     return GrpcioEngine(
+        urgency,
         (
             ("grpc.so_reuseport", 1 if workers > 1 else 0),
             # Left to itself the library cancels calls that wait for the loop, at random, from 1,000 on. What
@@ -156,11 +165,11 @@ def _grpcio(settings: ServiceSettings, workers: int, admission: Admission) -> En
             ("grpc.keepalive_permit_without_calls", 1),
             # Our own clients find a frozen server by pings; they must not be disconnected for them.
             ("grpc.http2.max_ping_strikes", 0),
-        )
+        ),
     )
 
 
-def _native(settings: ServiceSettings, workers: int, admission: Admission) -> Engine:
+def _native(settings: ServiceSettings, workers: int, admission: Admission, urgency: Urgency) -> Engine:
     try:
         from services.runtime.grpc_native import Limits, NativeEngine
     except ModuleNotFoundError as missing:
@@ -171,7 +180,7 @@ def _native(settings: ServiceSettings, workers: int, admission: Admission) -> En
     return NativeEngine(limits, admission, reuse_port=workers > 1)
 
 
-_OPENERS: Final[Mapping[str, Callable[[ServiceSettings, int, Admission], Engine]]] = {
+_OPENERS: Final[Mapping[str, Callable[[ServiceSettings, int, Admission, Urgency], Engine]]] = {
     "grpcio": _grpcio,
     "native": _native,
 }
@@ -200,26 +209,26 @@ class _Recorder:
         self.handlers.update(method_handlers)
 
 
-def _register(engine: Engine, service: GrpcService, admission: Admission) -> None:
+def _register(engine: Engine, service: GrpcService, admission: Admission, urgency: Urgency) -> None:
     # Generated code for calls does not import the descriptors of its own service, which reflection answers
     # from.
     importlib.import_module(service.add.__module__.removesuffix("_grpc"))
     recorder = _Recorder()
     service.add(service.servicer, recorder)
     guarded = {
-        name: _guarded(handler, f"{service.full_name}/{name}", admission, service.doors.get(name, _open))
+        name: _guarded(
+            handler, f"{service.full_name}/{name}", admission, service.ahead.get(name, Taking()), urgency
+        )
         for name, handler in recorder.handlers.items()
     }
     _add(engine, service.full_name, guarded)
-    for name, door in service.doors.items():
-        engine.set_door(f"/{service.full_name}/{name}", door)
+    for name, taking in service.ahead.items():
+        engine.take_ahead(f"/{service.full_name}/{name}", taking.door, not taking.urgent)
 
 
-def _open() -> None:
-    """The door of a method that has none."""
-
-
-def _guarded(handler: Handler, method: str, admission: Admission, door: Door) -> Handler:
+def _guarded(
+    handler: Handler, method: str, admission: Admission, taking: Taking, urgency: Urgency
+) -> Handler:
     if handler.request_streaming:
         raise TypeError(f"{method}: only unary and server-streaming methods are served")
     codec = {
@@ -236,7 +245,8 @@ def _guarded(handler: Handler, method: str, admission: Admission, door: Door) ->
         return grpc.unary_stream_rpc_method_handler(_guarded_stream(behaviour, method, admission), **codec)
     if not inspect.iscoroutinefunction(behaviour):
         raise TypeError(f"{method} has to be a coroutine function")
-    return grpc.unary_unary_rpc_method_handler(_guarded_unary(behaviour, method, admission, door), **codec)
+    guarded = _guarded_unary(behaviour, method, admission, taking, urgency)
+    return grpc.unary_unary_rpc_method_handler(guarded, **codec)
 
 
 def _unimplemented(method: str) -> Callable[[Any, Any], Awaitable[Any]]:
@@ -247,15 +257,23 @@ def _unimplemented(method: str) -> Callable[[Any, Any], Awaitable[Any]]:
 
 
 def _guarded_unary(
-    behaviour: Callable[[Any, Any], Awaitable[Any]], method: str, admission: Admission, door: Door
+    behaviour: Callable[[Any, Any], Awaitable[Any]],
+    method: str,
+    admission: Admission,
+    taking: Taking,
+    urgency: Urgency,
 ) -> Callable[[Any, Any], Awaitable[Any]]:
+    door, urgent = taking.door, taking.urgent
+
     async def call(request: Any, context: Any) -> Any:
         progress()
+        if urgent:
+            urgency.begun()
         if admission.in_flight >= admission.limit:
             await abort_with(context, admission.refusal())
         admission.in_flight += 1
         try:
-            if (refusal := door()) is not None:
+            if door is not None and (refusal := door()) is not None:
                 raise refusal
             return await behaviour(request, context)
         except Exception as error:

@@ -3,14 +3,18 @@
 gRPC's core hands a server only calls that it has requested. The library's server requests one of each method,
 and the next one some turns of the loop and a change of threads after that one came. So under load calls wait
 in the core, where nothing of ours refuses them, while the loop goes round for one at a time. `GrpcioEngine`
-requests `CALLS_AHEAD` of each unary method and lets the library's own functions handle what arrives. These
-functions are no public interface: they are used only with versions of the library that the tests have seen,
-and with others the library's own way is all there is.
+requests `CALLS_AHEAD` of the methods that are taken ahead and lets the library's own functions handle what
+arrives. These functions are no public interface: they are used only with versions of the library that the
+tests have seen, and with others the library's own way is all there is.
+
+A loop that always has calls to begin has little time for those that are under way. So while urgent calls
+come, the other methods are left to the library's one request.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
@@ -19,6 +23,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined] # the types leave 
 from services.runtime.errors import ServiceError
 from services.runtime.rpc_status import DETAILS_KEY, status_of
 from services.runtime.telemetry import get_logger
+from services.runtime.urgency import Urgency
 
 CALLS_AHEAD: Final = 64
 """Calls of one unary method that are requested at a time. With fewer a call costs more, and beyond what the
@@ -26,6 +31,8 @@ machine carries calls wait unrefused; with many more the refusals leave no time 
 KNOWN_VERSIONS: Final = ("1.85.",)
 """Beginnings of the library's versions whose inner functions are those used here."""
 
+Door = Callable[[], ServiceError | None]
+"""Says why a call would be refused now whatever it asks for; None: it is taken."""
 Handler = Any
 """grpc.RpcMethodHandler, which is generic for the type checker alone."""
 
@@ -35,11 +42,12 @@ _log = get_logger("runtime.grpc")
 class GrpcioEngine:
     """A gRPC server of this engine (`grpc_engine.Engine`). Handlers run on the loop that called `start`."""
 
-    def __init__(self, options: Sequence[tuple[str, Any]]) -> None:
+    def __init__(self, urgency: Urgency, options: Sequence[tuple[str, Any]]) -> None:
         logging.getLogger("grpc._cython.cygrpc").addFilter(_of_the_service)
         self._server = grpc.aio.server(options=options)
-        self._unary: dict[str, Handler] = {}
-        self._doors: dict[str, Callable[[], ServiceError | None]] = {}
+        self._urgency = urgency
+        self._handlers: dict[str, Handler] = {}
+        self._ahead: list[_Ahead] = []
         self._requesting: list[asyncio.Task[None]] = []
         self._calls: set[asyncio.Task[None]] = set()
 
@@ -52,9 +60,9 @@ class GrpcioEngine:
     ) -> None:
         """Takes the methods of a service."""
         self._server.add_registered_method_handlers(service_name, dict(method_handlers))
-        for name, handler in method_handlers.items():
-            if not handler.request_streaming and not handler.response_streaming:
-                self._unary[f"/{service_name}/{name}"] = handler
+        self._handlers.update(
+            {f"/{service_name}/{name}": handler for name, handler in method_handlers.items()}
+        )
 
     def add_insecure_port(self, address: str) -> int:
         """Binds a port. Raises `RuntimeError` when it is taken."""
@@ -64,9 +72,10 @@ class GrpcioEngine:
         """Binds a port with TLS. Raises `RuntimeError` when it is taken."""
         return self._server.add_secure_port(address, server_credentials)
 
-    def set_door(self, path: str, door: Callable[[], ServiceError | None]) -> None:
-        """Has `door` say of each call of the unary method `path` whether it is refused unread."""
-        self._doors[path] = door
+    def take_ahead(self, path: str, door: Door | None, makes_way: bool) -> None:
+        """Has calls of the unary method `path` requested many at a time, and those that `door` refuses
+        answered unread. `makes_way`: not while urgent calls come."""
+        self._ahead.append(_Ahead(path, door, makes_way))
 
     async def start(self) -> None:
         """Begins to take calls."""
@@ -75,40 +84,53 @@ class GrpcioEngine:
             _log.warning("gRPC takes one call of a method at a time", unknown_version=grpc.__version__)
             return
         loop = asyncio.get_running_loop()
-        resolver = cygrpc._MethodResolver([], self._unary)
+        resolver = cygrpc._MethodResolver([], self._handlers)
         self._requesting = [
-            loop.create_task(self._request(loop, method, resolver), name=f"grpc requests {method}")
-            for method in self._unary
+            loop.create_task(self._request(loop, method, resolver), name=f"grpc requests {method.path}")
+            for method in self._ahead
             for _ in range(CALLS_AHEAD - 1)
         ]
         for requesting in self._requesting:
             requesting.add_done_callback(_report)
 
-    async def _request(self, loop: asyncio.AbstractEventLoop, method: str, resolver: Any) -> None:
+    async def _request(self, loop: asyncio.AbstractEventLoop, method: "_Ahead", resolver: Any) -> None:
         """Takes calls of one method, one after the other, until the server stops."""
         server = self._server._server  # type: ignore[attr-defined] # the library's own
-        path = method.encode()
-        door = self._doors.get(method)
+        path, door, urgency = method.path, method.door, self._urgency
+        encoded = path.encode()
         while server.is_running():
+            if method.makes_way and not urgency.is_quiet():
+                await urgency.until_quiet()
+                continue
             try:
-                state = await server._request_registered_call(path)
+                state = await server._request_registered_call(encoded)
             except cygrpc._RequestCallError:
                 # The server stops, or the call ended before it was taken.
                 continue
             handling = (
-                cygrpc._handle_rpc(method, resolver, (), state, loop, False)
+                cygrpc._handle_rpc(path, resolver, (), state, loop, False)
                 if door is None
-                else _at_the_door(door, method, resolver, state, loop)
+                else _at_the_door(door, path, resolver, state, loop)
             )
-            call = loop.create_task(cygrpc._schedule_rpc_coro(handling, state, loop, method))
+            call = loop.create_task(cygrpc._schedule_rpc_coro(handling, state, loop, path))
             self._calls.add(call)
             call.add_done_callback(self._calls.discard)
 
     async def stop(self, grace: float | None) -> None:
         """Takes no new call, waits up to `grace` seconds for open ones, then cancels them."""
         await self._server.stop(grace)
+        self._urgency.end()
         if self._requesting:
             await asyncio.wait(self._requesting)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """A method whose calls are requested many at a time."""
+
+    path: str
+    door: Door | None
+    makes_way: bool
 
 
 def _report(requesting: "asyncio.Task[None]") -> None:
@@ -118,7 +140,7 @@ def _report(requesting: "asyncio.Task[None]") -> None:
 
 
 async def _at_the_door(
-    door: Callable[[], ServiceError | None],
+    door: Door,
     method: str,
     resolver: Any,
     state: Any,

@@ -274,8 +274,9 @@ class NativeEngine:
                 )
             )
 
-    def set_door(self, path: str, door: Callable[[], ServiceError | None]) -> None:
-        """Has `door` say of each call of the unary method `path` whether it is refused unread."""
+    def take_ahead(self, path: str, door: Callable[[], ServiceError | None] | None, makes_way: bool) -> None:
+        """Has calls of the unary method `path` that `door` refuses answered unread. The front hands out calls
+        many at a time in any case."""
         (method,) = (method for method in self._methods if method.path == path)
         method.door = door
 

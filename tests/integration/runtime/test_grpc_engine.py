@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
+from services.runtime import urgency
 from services.runtime.admission import Admission
 from services.runtime.errors import (
     InvalidArgument,
@@ -26,7 +27,7 @@ from services.runtime.errors import (
     ServiceError,
     Unavailable,
 )
-from services.runtime.grpc_engine import Door, GrpcServer, GrpcService, open_server
+from services.runtime.grpc_engine import GrpcServer, GrpcService, Taking, open_server
 from services.runtime.grpc_grpcio import CALLS_AHEAD
 from services.runtime.health import HealthBoard
 from services.runtime.local_stack import free_ports
@@ -47,6 +48,9 @@ class Risk(risk_service_pb2_grpc.RiskServiceServicer):
 
     def __init__(self) -> None:
         self.behaviour: Behaviour | None = None
+
+    async def Reserve(self, request: risk_pb2.ReserveRequest, context: Any) -> risk_pb2.ReserveResponse:
+        return risk_pb2.ReserveResponse(approved=True)
 
     async def Check(self, request: risk_pb2.CheckRequest, context: Any) -> risk_pb2.CheckResponse:
         if self.behaviour is not None:
@@ -112,11 +116,11 @@ async def running(
     oms: Oms,
     board: HealthBoard,
     limit: int = 20_000,
-    doors: Mapping[str, Door] = MappingProxyType({}),
+    ahead: Mapping[str, Taking] = MappingProxyType({"Check": Taking()}),
 ) -> AsyncIterator[Running]:
     admission = Admission(limit)
     services = [
-        GrpcService(RISK, risk_service_pb2_grpc.add_RiskServiceServicer_to_server, risk, doors),
+        GrpcService(RISK, risk_service_pb2_grpc.add_RiskServiceServicer_to_server, risk, ahead),
         GrpcService(OMS, order_service_pb2_grpc.add_OrderServiceServicer_to_server, oms),
     ]
     server = await open_server(settings(grpc_engine=engine), services, board, admission=admission)
@@ -276,7 +280,7 @@ async def test_a_closed_door_refuses_every_call_before_it_is_read(
         return refusals[0] if refusals else None
 
     risk.behaviour = begin
-    async with running(engine, risk, oms, board, doors={"Check": door}) as server:
+    async with running(engine, risk, oms, board, ahead={"Check": Taking(door=door)}) as server:
         # More than are requested at a time, so that every way in which a call is taken is gone.
         errors = await asyncio.gather(
             *(failure(server.risk.Check(risk_pb2.CheckRequest())) for _ in range(2 * CALLS_AHEAD))
@@ -300,7 +304,7 @@ async def test_a_door_that_fails_costs_its_call_alone(
     def door() -> ServiceError | None:
         raise KeyError("a defect")
 
-    async with running(engine, risk, oms, board, doors={"Check": door}) as server:
+    async with running(engine, risk, oms, board, ahead={"Check": Taking(door=door)}) as server:
         errors = await asyncio.gather(
             *(failure(server.risk.Check(risk_pb2.CheckRequest(), timeout=10)) for _ in range(2 * CALLS_AHEAD))
         )
@@ -311,27 +315,49 @@ async def test_a_door_that_fails_costs_its_call_alone(
         assert (await server.health.Check(check, timeout=10)).status == SERVING
 
 
-@pytest.mark.parametrize("engine", ["grpcio"])
-async def test_calls_that_arrived_together_begin_together(server: Running, risk: Risk) -> None:
+async def turns_until_begun(server: Running, risk: Risk, count: int) -> int:
+    """Turns of a busy loop until `count` calls that arrived together have begun; all are answered."""
     begun: list[Any] = []
 
     async def begin(request: Any, context: Any) -> None:
         begun.append(request)
 
     risk.behaviour = begin
-    count = CALLS_AHEAD
     with grpc.insecure_channel(f"127.0.0.1:{server.server.port}") as channel:
         stub = risk_service_pb2_grpc.RiskServiceStub(channel)
         calls = [stub.Check.future(risk_pb2.CheckRequest()) for _ in range(count)]
         turns = 0
         while len(begun) < count:
-            # A turn of a busy loop: long enough for the library's threads to do all that they were asked for.
+            # Long enough for the library's threads to do all that they were asked for.
             time.sleep(0.05)  # noqa: ASYNC251
             await asyncio.sleep(0)
             turns += 1
-        assert turns < count  # one at a time takes several turns each
         answers = await asyncio.to_thread(lambda: [call.result(timeout=10) for call in calls])
     assert [answer.approved for answer in answers] == [True] * count
+    return turns
+
+
+@pytest.mark.parametrize("engine", ["grpcio"])
+async def test_calls_that_arrived_together_begin_together(server: Running, risk: Risk) -> None:
+    # One at a time takes several turns each.
+    assert await turns_until_begun(server, risk, 32) < 32
+
+
+async def test_calls_make_way_while_urgent_ones_come(
+    risk: Risk, oms: Oms, board: HealthBoard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(urgency, "QUIET_SEC", 0.05)
+    ahead = {"Check": Taking(), "Reserve": Taking(urgent=True)}
+    async with running("grpcio", risk, oms, board, ahead=ahead) as server:
+        assert await turns_until_begun(server, risk, 32) < 32
+        monkeypatch.setattr(urgency, "QUIET_SEC", 60.0)
+        await server.risk.Reserve(risk_pb2.ReserveRequest())
+        # What was requested already is still taken.
+        await turns_until_begun(server, risk, CALLS_AHEAD)
+        assert await turns_until_begun(server, risk, 16) > 16
+        stopping = time.monotonic()
+        await server.server.stop(0)
+        assert time.monotonic() - stopping < 30  # nobody waits for quiet
 
 
 async def test_with_an_unknown_version_of_the_library_calls_are_taken_one_at_a_time(
