@@ -51,11 +51,25 @@ def wipe(server: Part) -> None:
     server.wait_healthy()
 
 
-def lose_tail(server: ValkeyServer, count: int) -> None:
-    """The server restarts without its last `count` bytes of writes, as after a crash that came too early."""
+def written(server: ValkeyServer) -> int:
+    """Bytes of the server's log so far; what it has answered is among them."""
+    return _log(server).stat().st_size
+
+
+def lose_after(server: ValkeyServer, size: int) -> None:
+    """The server restarts with the first `size` bytes of its log, as after a crash that came too early."""
     server.kill()
-    (newest,) = (server.folder / "appendonlydir").glob("*.incr.aof")
-    with newest.open("r+b") as file:
-        file.truncate(max(0, newest.stat().st_size - count))
+    with _log(server).open("r+b") as file:
+        file.truncate(size)
     server.start()
     server.wait_healthy()
+
+
+def lose_tail(server: ValkeyServer, count: int) -> None:
+    """The server restarts without its last `count` bytes of writes."""
+    lose_after(server, max(0, written(server) - count))
+
+
+def _log(server: ValkeyServer) -> Path:
+    (newest,) = (server.folder / "appendonlydir").glob("*.incr.aof")
+    return newest
