@@ -13,12 +13,12 @@ from typing import Any
 import grpc
 import uvloop
 
-from services.runtime.grpc_grpcio import GrpcioEngine
+from services.runtime.grpc_grpcio import GrpcioEngine, always_open
 from services.runtime.urgency import Urgency
 from trade2026.oms.v1 import order_pb2, order_service_pb2_grpc
 from trade2026.risk.v1 import risk_pb2, risk_service_pb2, risk_service_pb2_grpc
 
-_CHECK = risk_service_pb2.DESCRIPTOR.services_by_name["RiskService"].methods_by_name["Check"]
+_CHECK = f"/{risk_service_pb2.DESCRIPTOR.services_by_name['RiskService'].full_name}/Check"
 ORDER_ID = "test_account-01HKQJ00000000000000000000"
 
 
@@ -62,7 +62,7 @@ async def serve(port: int, engine: str) -> None:
         server = pygrpc_native.aio.server()
     elif engine == "ahead":
         server = GrpcioEngine(Urgency(), (("grpc.so_reuseport", 0),))
-        server.take_ahead(f"/{_CHECK.containing_service.full_name}/{_CHECK.name}", None, makes_way=False)
+        server.take_ahead(_CHECK, always_open, makes_way=False)
     else:
         server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
     risk_service_pb2_grpc.add_RiskServiceServicer_to_server(Risk(), server)  # type: ignore[abstract]

@@ -52,10 +52,7 @@ async def open_ports(
                 orders,
                 ahead={
                     "SubmitOrder": Taking(door=orders.refusal),
-                    "BatchSubmitOrders": Taking(),
-                    "SubmitOrderGroup": Taking(),
                     "CancelOrder": Taking(),
-                    "CancelAllOrders": Taking(),
                     "ReplaceOrder": Taking(),
                 },
             ),

@@ -60,9 +60,9 @@ AHEAD: Final = {
     "Reserve": Taking(urgent=True),
     "BatchReserve": Taking(urgent=True),
     "Check": Taking(),
-    "BatchCheck": Taking(),
 }
-"""Reservations have milliseconds; checks that nothing follows make way for them."""
+"""Reservations have milliseconds; checks that nothing follows make way for them. A batch of checks holds
+up the loop for as long as its checks take, so batches are taken one after the other."""
 _RETRY_SEC: Final = 0.2
 _QUESTDB_SEC: Final = 10.0
 _NATS_SEC: Final = 2.0

@@ -22,7 +22,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from services.runtime.admission import Admission
 from services.runtime.errors import ServiceError, Unimplemented
-from services.runtime.grpc_grpcio import Door, GrpcioEngine
+from services.runtime.grpc_grpcio import Door, GrpcioEngine, always_open
 from services.runtime.health import HealthBoard, Status
 from services.runtime.liveness import progress
 from services.runtime.rpc_status import abort_with
@@ -50,7 +50,7 @@ class Engine(Protocol):
         self, service_name: str, method_handlers: dict[str, Handler]
     ) -> None: ...
 
-    def take_ahead(self, path: str, door: Door | None, makes_way: bool) -> None: ...
+    def take_ahead(self, path: str, door: Door, makes_way: bool) -> None: ...
 
     def add_insecure_port(self, address: str) -> int: ...
 
@@ -65,8 +65,8 @@ class Engine(Protocol):
 class Taking:
     """How the calls of a unary method are taken."""
 
-    door: Door | None = None
-    """Engines ask it before they read a request, which makes a refusal cheap."""
+    door: Door = always_open
+    """Is asked for each call; on grpcio before the request is read, which makes a refusal cheap."""
     urgent: bool = False
     """While its calls come, those of methods that are not urgent are taken one after the other."""
 
@@ -81,7 +81,8 @@ class GrpcService:
     """The generated `add_…Servicer_to_server`."""
     servicer: object
     ahead: Mapping[str, Taking] = field(default_factory=dict)
-    """By name: unary methods whose calls are taken as they come, many at a time, not one after the other."""
+    """By name: unary methods whose calls are taken as they come, many at a time, not one after the other; for
+    short calls, as all that was taken shares the loop."""
 
 
 class GrpcServer:
@@ -223,6 +224,8 @@ def _register(engine: Engine, service: GrpcService, admission: Admission, urgenc
     }
     _add(engine, service.full_name, guarded)
     for name, taking in service.ahead.items():
+        if name not in guarded or guarded[name].response_streaming:
+            raise TypeError(f"{service.full_name}/{name} is no unary method that could be taken ahead")
         engine.take_ahead(f"/{service.full_name}/{name}", taking.door, not taking.urgent)
 
 
@@ -273,7 +276,7 @@ def _guarded_unary(
             await abort_with(context, admission.refusal())
         admission.in_flight += 1
         try:
-            if door is not None and (refusal := door()) is not None:
+            if (refusal := door()) is not None:
                 raise refusal
             return await behaviour(request, context)
         except Exception as error:

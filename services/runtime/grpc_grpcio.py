@@ -39,6 +39,19 @@ Handler = Any
 _log = get_logger("runtime.grpc")
 
 
+def always_open() -> None:
+    """The door of a method that takes what comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """A method whose calls are requested many at a time."""
+
+    path: str
+    door: Door
+    makes_way: bool
+
+
 class GrpcioEngine:
     """A gRPC server of this engine (`grpc_engine.Engine`). Handlers run on the loop that called `start`."""
 
@@ -72,7 +85,7 @@ class GrpcioEngine:
         """Binds a port with TLS. Raises `RuntimeError` when it is taken."""
         return self._server.add_secure_port(address, server_credentials)
 
-    def take_ahead(self, path: str, door: Door | None, makes_way: bool) -> None:
+    def take_ahead(self, path: str, door: Door, makes_way: bool) -> None:
         """Has calls of the unary method `path` requested many at a time, and those that `door` refuses
         answered unread. `makes_way`: not while urgent calls come."""
         self._ahead.append(_Ahead(path, door, makes_way))
@@ -93,7 +106,7 @@ class GrpcioEngine:
         for requesting in self._requesting:
             requesting.add_done_callback(_report)
 
-    async def _request(self, loop: asyncio.AbstractEventLoop, method: "_Ahead", resolver: Any) -> None:
+    async def _request(self, loop: asyncio.AbstractEventLoop, method: _Ahead, resolver: Any) -> None:
         """Takes calls of one method, one after the other, until the server stops."""
         server = self._server._server  # type: ignore[attr-defined] # the library's own
         path, door, urgency = method.path, method.door, self._urgency
@@ -109,7 +122,7 @@ class GrpcioEngine:
                 continue
             handling = (
                 cygrpc._handle_rpc(path, resolver, (), state, loop, False)
-                if door is None
+                if door is always_open
                 else _at_the_door(door, path, resolver, state, loop)
             )
             call = loop.create_task(cygrpc._schedule_rpc_coro(handling, state, loop, path))
@@ -122,15 +135,6 @@ class GrpcioEngine:
         self._urgency.end()
         if self._requesting:
             await asyncio.wait(self._requesting)
-
-
-@dataclass(frozen=True, slots=True)
-class _Ahead:
-    """A method whose calls are requested many at a time."""
-
-    path: str
-    door: Door | None
-    makes_way: bool
 
 
 def _report(requesting: "asyncio.Task[None]") -> None:

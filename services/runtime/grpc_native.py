@@ -38,7 +38,7 @@ from grpc_health.v1 import health
 from pygrpc_native import EVENT_CANCEL, STREAM_CLOSED, STREAM_FULL, NativeGrpcFront
 
 from services.runtime.admission import Admission
-from services.runtime.errors import InvalidArgument, ResourceExhausted, ServiceError, Unavailable
+from services.runtime.errors import InvalidArgument, ResourceExhausted, Unavailable
 from services.runtime.rpc_status import DETAILS_KEY, grpc_code_of, status_of
 from services.runtime.telemetry import get_logger
 
@@ -72,7 +72,7 @@ class Limits:
     ping_timeout_ms: int
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Method:
     path: str
     behaviour: Callable[[Any, Any], Any]
@@ -81,8 +81,6 @@ class _Method:
     streams: bool
     refusable: bool
     """False: health, which is asked by those who decide whether to restart us."""
-    door: Callable[[], ServiceError | None] | None = None
-    """What refuses a unary call unread."""
 
 
 class _Call:
@@ -274,11 +272,8 @@ class NativeEngine:
                 )
             )
 
-    def take_ahead(self, path: str, door: Callable[[], ServiceError | None] | None, makes_way: bool) -> None:
-        """Has calls of the unary method `path` that `door` refuses answered unread. The front hands out calls
-        many at a time in any case."""
-        (method,) = (method for method in self._methods if method.path == path)
-        method.door = door
+    def take_ahead(self, path: str, door: Callable[[], object], makes_way: bool) -> None:
+        """The front hands out calls of every method as they come, already read; handlers ask the door."""
 
     def add_insecure_port(self, address: str) -> int:
         """Binds the one port. Raises `RuntimeError`, as grpcio does, when it is taken."""
@@ -390,9 +385,6 @@ class NativeEngine:
 
     async def _unary(self, call: _Call, payload: bytes) -> None:
         method = call.method
-        if method.door is not None and (refusal := method.door()) is not None:
-            call.refuse(refusal)
-            return
         try:
             request = method.read(payload)
         except DecodeError:

@@ -3,10 +3,7 @@
 import asyncio
 import logging
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from types import MappingProxyType
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -14,79 +11,31 @@ import pytest
 from google.protobuf import descriptor_pb2
 from google.rpc import code_pb2, error_details_pb2
 from grpc._cython import cygrpc  # type: ignore[attr-defined] # the types leave the library's core out
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from grpc_status import rpc_status
 
-from services.runtime import urgency
-from services.runtime.admission import Admission
-from services.runtime.errors import (
-    InvalidArgument,
-    NotFound,
-    ResourceExhausted,
-    ServiceError,
-    Unavailable,
-)
-from services.runtime.grpc_engine import GrpcServer, GrpcService, Taking, open_server
-from services.runtime.grpc_grpcio import CALLS_AHEAD
+from services.runtime.errors import InvalidArgument, NotFound, Unavailable
+from services.runtime.grpc_engine import GrpcService, open_server
 from services.runtime.health import HealthBoard
 from services.runtime.local_stack import free_ports
-from services.runtime.settings import ServiceSettings, SettingsError
+from services.runtime.settings import SettingsError
+from tests.integration.runtime.grpc_server import (
+    NOT_SERVING,
+    OMS,
+    RISK,
+    SERVING,
+    Oms,
+    Risk,
+    Running,
+    failure,
+    raising,
+    running,
+    settings,
+    status_of_call,
+)
 from tests.support import eventually
-from trade2026.oms.v1 import order_pb2, order_service_pb2_grpc
+from trade2026.oms.v1 import order_pb2
 from trade2026.risk.v1 import risk_pb2, risk_service_pb2_grpc
-
-RISK = "trade2026.risk.v1.RiskService"
-OMS = "trade2026.oms.v1.OrderService"
-SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
-
-Behaviour = Callable[[Any, Any], Awaitable[Any]]
-
-
-class Risk(risk_service_pb2_grpc.RiskServiceServicer):
-    """Does in `Check` what a test wants."""
-
-    def __init__(self) -> None:
-        self.behaviour: Behaviour | None = None
-
-    async def Reserve(self, request: risk_pb2.ReserveRequest, context: Any) -> risk_pb2.ReserveResponse:
-        return risk_pb2.ReserveResponse(approved=True)
-
-    async def Check(self, request: risk_pb2.CheckRequest, context: Any) -> risk_pb2.CheckResponse:
-        if self.behaviour is not None:
-            await self.behaviour(request, context)
-        return risk_pb2.CheckResponse(approved=True)
-
-
-class Oms(order_service_pb2_grpc.OrderServiceServicer):
-    """Streams what a test wants."""
-
-    def __init__(self) -> None:
-        self.error: Exception | None = None
-
-    async def StreamExecutions(
-        self, request: order_pb2.StreamExecutionsRequest, context: Any
-    ) -> AsyncIterator[order_pb2.StreamExecutionsResponse]:
-        yield order_pb2.StreamExecutionsResponse()
-        if self.error is not None:
-            raise self.error
-        await asyncio.Event().wait()
-
-
-class Running:
-    """A server with its parts and a channel to it."""
-
-    def __init__(self, server: GrpcServer, channel: grpc.aio.Channel, admission: Admission) -> None:
-        self.server = server
-        self.channel = channel
-        self.admission = admission
-        self.risk = risk_service_pb2_grpc.RiskServiceStub(channel)
-        self.oms = order_service_pb2_grpc.OrderServiceStub(channel)
-        self.health: Any = health_pb2_grpc.HealthStub(channel)
-
-
-def settings(**changes: Any) -> ServiceSettings:
-    return ServiceSettings(**{"name": "risk", "port": 0, "grpc_port": 0, **changes})
 
 
 @pytest.fixture
@@ -109,50 +58,10 @@ def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@asynccontextmanager
-async def running(
-    engine: str,
-    risk: Risk,
-    oms: Oms,
-    board: HealthBoard,
-    limit: int = 20_000,
-    ahead: Mapping[str, Taking] = MappingProxyType({"Check": Taking()}),
-) -> AsyncIterator[Running]:
-    admission = Admission(limit)
-    services = [
-        GrpcService(RISK, risk_service_pb2_grpc.add_RiskServiceServicer_to_server, risk, ahead),
-        GrpcService(OMS, order_service_pb2_grpc.add_OrderServiceServicer_to_server, oms),
-    ]
-    server = await open_server(settings(grpc_engine=engine), services, board, admission=admission)
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        yield Running(server, channel, admission)
-    await server.stop(0)
-
-
 @pytest.fixture
 async def server(engine: str, risk: Risk, oms: Oms, board: HealthBoard) -> AsyncIterator[Running]:
     async with running(engine, risk, oms, board) as one:
         yield one
-
-
-async def failure(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value
-
-
-def status_of_call(error: Any) -> Any:
-    """google.rpc.Status of a failed call."""
-    status = rpc_status.from_call(error)
-    assert status is not None
-    return status
-
-
-def raising(error: Exception) -> Behaviour:
-    async def fail(request: Any, context: Any) -> None:
-        raise error
-
-    return fail
 
 
 async def test_a_call_is_answered(server: Running) -> None:
@@ -263,121 +172,6 @@ async def test_a_burst_beyond_the_library_s_own_bound_is_answered(server: Runnin
     answers = await asyncio.gather(*(server.risk.Check(risk_pb2.CheckRequest()) for _ in range(4_000)))
     assert len(answers) == 4_000
     assert server.admission.in_flight == 0
-
-
-async def test_a_closed_door_refuses_every_call_before_it_is_read(
-    engine: str, risk: Risk, oms: Oms, board: HealthBoard
-) -> None:
-    begun: list[Any] = []
-    refusals: list[ServiceError] = [
-        ResourceExhausted("too much waits; nothing was done", retry_after_sec=0.5)
-    ]
-
-    async def begin(request: Any, context: Any) -> None:
-        begun.append(request)
-
-    def door() -> ServiceError | None:
-        return refusals[0] if refusals else None
-
-    risk.behaviour = begin
-    async with running(engine, risk, oms, board, ahead={"Check": Taking(door=door)}) as server:
-        # More than are requested at a time, so that every way in which a call is taken is gone.
-        errors = await asyncio.gather(
-            *(failure(server.risk.Check(risk_pb2.CheckRequest())) for _ in range(2 * CALLS_AHEAD))
-        )
-        for error in errors:
-            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            status = status_of_call(error)
-            assert status.message == error.details() == "too much waits; nothing was done"
-            retry = error_details_pb2.RetryInfo()
-            assert any(detail.Unpack(retry) for detail in status.details)
-            assert retry.retry_delay.ToMilliseconds() == 500
-        assert not begun
-        refusals.clear()
-        assert (await server.risk.Check(risk_pb2.CheckRequest())).approved
-    assert len(begun) == 1
-
-
-async def test_a_door_that_fails_costs_its_call_alone(
-    engine: str, risk: Risk, oms: Oms, board: HealthBoard
-) -> None:
-    def door() -> ServiceError | None:
-        raise KeyError("a defect")
-
-    async with running(engine, risk, oms, board, ahead={"Check": Taking(door=door)}) as server:
-        errors = await asyncio.gather(
-            *(failure(server.risk.Check(risk_pb2.CheckRequest(), timeout=10)) for _ in range(2 * CALLS_AHEAD))
-        )
-        assert {(error.code(), error.details()) for error in errors} == {
-            (grpc.StatusCode.INTERNAL, "internal error")
-        }
-        check = health_pb2.HealthCheckRequest(service=RISK)
-        assert (await server.health.Check(check, timeout=10)).status == SERVING
-
-
-async def turns_until_begun(server: Running, risk: Risk, count: int) -> int:
-    """Turns of a busy loop until `count` calls that arrived together have begun; all are answered."""
-    begun: list[Any] = []
-
-    async def begin(request: Any, context: Any) -> None:
-        begun.append(request)
-
-    risk.behaviour = begin
-    with grpc.insecure_channel(f"127.0.0.1:{server.server.port}") as channel:
-        stub = risk_service_pb2_grpc.RiskServiceStub(channel)
-        calls = [stub.Check.future(risk_pb2.CheckRequest()) for _ in range(count)]
-        turns = 0
-        while len(begun) < count:
-            # Long enough for the library's threads to do all that they were asked for.
-            time.sleep(0.05)  # noqa: ASYNC251
-            await asyncio.sleep(0)
-            turns += 1
-        answers = await asyncio.to_thread(lambda: [call.result(timeout=10) for call in calls])
-    assert [answer.approved for answer in answers] == [True] * count
-    return turns
-
-
-@pytest.mark.parametrize("engine", ["grpcio"])
-async def test_calls_that_arrived_together_begin_together(server: Running, risk: Risk) -> None:
-    # One at a time takes several turns each.
-    assert await turns_until_begun(server, risk, 32) < 32
-
-
-async def test_calls_make_way_while_urgent_ones_come(
-    risk: Risk, oms: Oms, board: HealthBoard, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(urgency, "QUIET_SEC", 0.05)
-    ahead = {"Check": Taking(), "Reserve": Taking(urgent=True)}
-    async with running("grpcio", risk, oms, board, ahead=ahead) as server:
-        assert await turns_until_begun(server, risk, 32) < 32
-        monkeypatch.setattr(urgency, "QUIET_SEC", 60.0)
-        await server.risk.Reserve(risk_pb2.ReserveRequest())
-        # What was requested already is still taken.
-        await turns_until_begun(server, risk, CALLS_AHEAD)
-        assert await turns_until_begun(server, risk, 16) > 16
-        stopping = time.monotonic()
-        await server.server.stop(0)
-        assert time.monotonic() - stopping < 30  # nobody waits for quiet
-
-
-async def test_with_an_unknown_version_of_the_library_calls_are_taken_one_at_a_time(
-    risk: Risk, oms: Oms, board: HealthBoard, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(grpc, "__version__", "1.99.0")
-    async with running("grpcio", risk, oms, board) as server:
-        answers = await asyncio.gather(*(server.risk.Check(risk_pb2.CheckRequest()) for _ in range(50)))
-    assert all(answer.approved for answer in answers)
-    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("grpc requests")]
-
-
-@pytest.mark.parametrize("engine", ["grpcio"])
-async def test_a_stop_ends_the_requests_for_calls(server: Running) -> None:
-    def requests() -> int:
-        return sum(task.get_name().startswith("grpc requests") for task in asyncio.all_tasks())
-
-    assert requests() >= CALLS_AHEAD - 1
-    await server.server.stop(0)
-    assert requests() == 0
 
 
 @pytest.mark.parametrize("service", ["", RISK, OMS])
